@@ -1,0 +1,67 @@
+# Milonga. `make help` lists the targets. Knobs: CC= SANITIZE=address,undefined DEVELOPER=1 V=1 BUILD= PREFIX= DESTDIR=
+CC       ?= gcc
+SANITIZE ?=
+comma    := ,
+BUILD    ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))
+PREFIX   ?= /usr/local
+B        := $(BUILD)
+Q        := $(if $(V),,@)
+
+PKGS     := hiredis msgpack libcurl uuid libarchive jansson libcrypto
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0)
+CPPFLAGS += -D_GNU_SOURCE -DH2O_USE_LIBUV=0 -DMILONGA_VERSION='"$(VERSION)"' -Ilibshared -I$(B)/gen -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla -Wundef -Wwrite-strings -Wno-missing-field-initializers $(if $(DEVELOPER),-Werror)
+CFLAGS   += -std=gnu11 -O2 -g -fno-common -fstack-protector-strong -fno-omit-frame-pointer -pthread $(WARN) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,-D_FORTIFY_SOURCE=2)
+LDFLAGS  += -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+LDLIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
+MUSL_CC  ?= musl-gcc
+
+LIB_SRC  := $(wildcard libshared/base/*.c libshared/wire/*.c)
+SERVICES := api dispatcher vmm
+api_SRC        := $(wildcard services/api/*.c)
+dispatcher_SRC := $(wildcard services/dispatcher/*.c)
+vmm_SRC        := $(wildcard services/vmm/*.c services/vmm/drivers/*.c)
+client_SRC     := $(wildcard client/*.c)
+VMM_LIB_SRC    := $(filter-out services/vmm/main.c,$(vmm_SRC))
+AUTODRIVER_SRC := $(wildcard autodriver/*.c) libshared/wire/frame.c
+UNIT_SRC       := $(wildcard tests/unit/test_*.c)
+FUZZ_SRC       := $(wildcard tests/fuzz/fuzz_*.c)
+LUA            := $(foreach s,$(SERVICES),$(wildcard services/$(s)/lua/*.lua))
+LUA_INC        := $(patsubst services/%.lua,$(B)/gen/%.inc,$(LUA))
+
+obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
+LIB      := $(B)/libshared.a
+PROGRAMS := $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/milonga $(B)/autodriver
+UNITS    := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
+
+.PHONY: all deps run test check system fuzz chaos bench lint format install clean help
+all: $(PROGRAMS) ## build everything (default)
+
+$(B)/obj/%.o: %.c | $(LUA_INC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+# services/api/lua/accept.lua -> $(B)/gen/api/lua/accept.inc: an optional "#!lua" line first, then the prelude, then the script
+$(B)/gen/%.inc: services/%.lua libshared/lua/prelude.lua
+	@mkdir -p $(@D)
+	$(Q){ sed -n '1{/^#!lua/p}' $<; cat libshared/lua/prelude.lua; sed '1{/^#!lua/d}' $<; } | sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' > $@
+$(LIB): $(call obj,$(LIB_SRC))
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+define service_rule
+$(B)/milonga-$(1): $$(call obj,$$($(1)_SRC)) $(LIB)
+	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ $$($(1)_LIBS) $$(LDLIBS)
+endef
+api_LIBS := -lh2o-evloop -lssl
+$(foreach s,$(SERVICES),$(eval $(call service_rule,$(s))))
+$(B)/milonga: $(call obj,$(client_SRC)) $(call obj,$(VMM_LIB_SRC)) $(LIB)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+# static, without NSS, for any image: musl, never sanitized
+$(B)/autodriver: $(AUTODRIVER_SRC) $(wildcard autodriver/*.h) libshared/wire/frame.h
+	@mkdir -p $(@D)
+	$(Q)$(MUSL_CC) -std=gnu11 -D_GNU_SOURCE -Os -g -static -fno-common -fstack-protector-strong $(WARN) -Ilibshared -o $@ $(AUTODRIVER_SRC)
+
+$(B)/unit/%: $(B)/obj/tests/unit/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(filter %.o,$^) $(LIB) $(LDLIBS) $($*_LIBS) -lcmocka
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,57 @@
+#ifndef MILONGA_RLINK_H
+#define MILONGA_RLINK_H
+
+/* One thread with Redis on it, for processes whose other threads may block (dispatcher, vmm): a
+ * command connection and a subscriber over one poll loop. Any thread may call; calls are pipelined
+ * on the one connection. */
+
+#include "base/err.h"
+#include "wire/rconn.h"
+#include "wire/script.h"
+
+struct rlink;
+
+struct rlink_options {
+    const char *url;
+    const char *prefix;
+    unsigned timeout_ms;
+    const char *const *channels; /* without prefix, NULL-ended; subscribed as prefix + ":" + name */
+    /* On the link's thread; must not block and must not call rlink_eval. The channel is without the
+     * prefix. */
+    void (*on_message)(const char *channel, const char *data, size_t len, void *arg);
+    /* Command connection and subscriptions are (again) up, resp. down. */
+    void (*on_up)(void *arg);
+    void (*on_down)(const char *why, void *arg);
+    void *arg;
+};
+
+int rlink_start(const struct rlink_options *opt, struct rlink **ret, struct error *err);
+/* Ends calls under way with ECONNABORTED, joins the thread, frees. */
+void rlink_stop(struct rlink *l);
+
+bool rlink_is_up(struct rlink *l);
+void rlink_run_id(struct rlink *l, char out[41]);
+
+/* Runs a script and waits for its answer. Args are binary-safe; argvlen may be NULL for C strings.
+ * On success *ret is the caller's to rlink_reply_free(). A Redis error reply is a failure:
+ * ERR_TEMPORARY with EBUSY/ENOMEM/EROFS for BUSY, OOM, READONLY/LOADING/MISCONF, else ERR_BUG with EPROTO.
+ * No connection, or lost while waiting: ERR_TEMPORARY with ENOTCONN resp. ECONNRESET; in the second
+ * case the script may have run. */
+int rlink_eval(struct rlink *l, const struct script *s, int argc, const char *const *argv,
+               const size_t *argvlen, redisReply **ret, struct error *err);
+
+/* A plain command, likewise. */
+int rlink_command(struct rlink *l, int argc, const char *const *argv, const size_t *argvlen,
+                  redisReply **ret, struct error *err);
+
+/* Sends and forgets (output of a job): ordered with other calls from the same thread; bounded, and
+ * refused with -EAGAIN beyond that or while down. done(arg, reply) is called on the link's thread,
+ * reply NULL when it failed; done may be NULL. */
+int rlink_send(struct rlink *l, const struct script *s, int argc, const char *const *argv,
+               const size_t *argvlen, void (*done)(void *arg, const redisReply *reply), void *arg);
+
+void rlink_reply_free(redisReply *r);
+void rlink_reply_freep(redisReply **r);
+#define cleanup_reply __attribute__((cleanup(rlink_reply_freep)))
+
+#endif
