@@ -54,8 +54,12 @@ int frame_peek(const uint8_t *data, size_t len, enum frame_type *ret_type,
 
 int frame_field(const char *text, size_t len, const char *key, const char **ret_value)
 {
-    const char *end = text + len;
     size_t key_len = strlen(key);
+    const char *end;
+
+    if (len == 0) /* text may be NULL then, as the data of an empty buffer is */
+        return -ENOENT;
+    end = text + len;
 
     while (text < end) {
         const char *newline = memchr(text, '\n', (size_t)(end - text));
