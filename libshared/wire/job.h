@@ -58,16 +58,18 @@ struct job {
 
 #define JOB_CLASS_DEFAULT 4
 
-struct job *job_new(void);
+struct job *job_new(void); /* all empty but the class, which is the default */
 void job_free(struct job *job); /* NULL is fine; frees what it points to */
 void job_freep(struct job **job);
 #define cleanup_job __attribute__((cleanup(job_freep)))
 
-/* Appends the encoding to out. 0, or -ENOSPC. */
+/* Appends the encoding to out. Strings that are NULL are written as empty. 0, or -ENOSPC (at the bound of
+ * `out`, over JOB_BODY_MAX, over JOB_MAX_FILES) with out as it was. */
 int job_encode(const struct job *job, struct buf *out);
 
 /* *ret is the caller's to job_free(). Refuses (ERR_PERMANENT, EPROTO) what is cut short, of a newer
- * major version, over JOB_BODY_MAX, or of wrong kinds. */
+ * major version, over JOB_BODY_MAX, has a key twice, or is of wrong kinds. Strings but the callback URL are
+ * never NULL; a class that is absent is the default. */
 int job_decode(const void *data, size_t len, struct job **ret, struct error *err);
 
 /* A token, what fences a write: "<generation>.<attempt>". */
