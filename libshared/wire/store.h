@@ -7,14 +7,17 @@
  * that a vmm host needs no shared disk. Every call may block on a disk or a network: never call from
  * an event loop. Safe from any thread; a file is seen whole or not at all.
  *
+ * A cache holds no more than cache_bytes, what was used longest ago going first, plus what is being
+ * downloaded, each at most that large; a larger file is refused (EFBIG).
+ *
  * dir layout: <root>/blobs/ab/abcd...; <root>/tmp/ for writes under way; <root>/meta/ for the small
- * records below. */
+ * records below; <root>/lock between whoever renews a file and a collector. */
 
 #include "base/digest.h"
 #include "base/err.h"
 
+#include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 struct store;
 
@@ -51,7 +54,7 @@ int store_put(struct store *s, const void *data, size_t len, struct store_info *
 int store_get(struct store *s, const char *sha256, int *ret_fd, uint64_t *ret_size,
               struct error *err);
 
-/* 1 there, 0 not; renews its age, so that a collector spares it for its grace. */
+/* 1 there, 0 not, negative when that can not be told; renews its age, so that a collector spares it for its grace. */
 int store_has(struct store *s, const char *sha256);
 
 /* Small records beside the blobs (id high-water mark, generation): replaced atomically and durably.
@@ -62,7 +65,8 @@ int store_meta_get(struct store *s, const char *name, char **ret, struct error *
 
 /* Removes blobs for which keep() says 0 and that were last used more than grace_s ago, and abandoned
  * temp files of more than a day; looks at no more than `slice` blobs a call and goes on from there at the next
- * (*cursor starts as 0 and is 0 again after a full round). Returns how many went, or negative. */
+ * (*cursor starts as 0 and is 0 again after a full round). Returns how many went, or
+ * negative. dir form only (-ENOTSUP else). */
 int store_collect(struct store *s, int (*keep)(void *arg, const char *sha256), void *arg,
                   int64_t grace_s, int slice, unsigned *cursor, struct error *err);
 
