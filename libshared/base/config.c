@@ -218,7 +218,7 @@ const struct config_key *config_key_guess(const char *name)
         if (len > 3 && strncmp(config_keys[i].name, name, len) == 0 &&
             config_keys[i].name[len] == '_')
             d = 1;
-        if (d < least) {
+        if (d <= least && (!best || d < least)) {
             least = d;
             best = &config_keys[i];
         }

@@ -8,6 +8,15 @@
 
 extern char **environ;
 
+/* what gcc defines and clang does not */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#elif __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
+
 static void print_version(const char *service)
 {
 #if defined(__clang__)
