@@ -474,9 +474,10 @@ static void cache_is_bounded(void **state)
         assert_int_equal(store_get(s, info.sha256, &fd, &size, &err), 0);
         close(fd);
         assert_in_range(files_below("cache/blobs"), 1, 2);
+        usleep(10000); /* mtimes are as fine as the kernel's tick */
         assert_int_equal(store_get(s, first.sha256, &fd, &size, &err), 0); /* in use: it stays */
         close(fd);
-        usleep(10000); /* mtimes are as fine as the kernel's tick */
+        usleep(10000);
     }
     assert_int_equal(web.gets, 10);
     assert_int_equal(store_put(web.behind, large, sizeof(large), &info, &err), 0);
