@@ -14,7 +14,10 @@ struct buf {
     size_t max; /* bytes; an append that would pass it fails and changes nothing */
 };
 
-#define BUF_INIT(max_bytes) {.max = (max_bytes)}
+#define BUF_INIT(max_bytes)                                                                        \
+    {                                                                                              \
+        .max = (max_bytes)                                                                         \
+    }
 #define cleanup_buf __attribute__((cleanup(buf_free)))
 
 void buf_init(struct buf *b, size_t max);

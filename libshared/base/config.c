@@ -306,7 +306,7 @@ void config_problem(struct config_load *l, const struct config_key *key,
     if (key->type == CONFIG_SECRET || !shown) {
         add_problem(l, EINVAL, xasprintf("%s: %s %s", where, key->name, reason));
     } else {
-        show(shown, value, sizeof(value));
+        show(*shown ? shown : "(nothing)", value, sizeof(value));
         add_problem(l, EINVAL, xasprintf("%s: %s = %s %s", where, key->name, value, reason));
     }
 }

@@ -1,15 +1,17 @@
 #ifndef MILONGA_CONFIG_H
 #define MILONGA_CONFIG_H
 
-/* Configuration: one flat file, `key = value` lines and `#` comments (milonga.conf in the tree is its manual),
- * read by all services. Each key is also an environment variable, MILONGA_ and the key in capitals;
- * the environment wins over the file, the file over the default. Tango's own variables
- * (RESTFUL_KEY, DOCKER_DEPLOYMENT, DOCKER_REDIS_HOSTNAME, DOCKER_VOLUME_PATH,
- * DOCKER_TANGO_HOST_VOLUME_PATH, and config.py's names) work under their names, below ours.
+/* Configuration: one flat file, `key = value` lines and `#` comments (milonga.conf in the tree is
+ * its manual), read by all services. Each key is also an environment variable, MILONGA_ and the key
+ * in capitals; the environment wins over the file, the file over the default. What a comment below
+ * says of "" is filled in by config_load(), but for `autodriver`; slots stays 0. Tango's own
+ * variables (RESTFUL_KEY, DOCKER_DEPLOYMENT, DOCKER_REDIS_HOSTNAME, DOCKER_VOLUME_PATH,
+ * DOCKER_TANGO_HOST_VOLUME_PATH, and config.py's names) work under their names, below ours and
+ * above the file.
  *
- * One table of keys (config.c) gives name, type, range, default and one line of help; the struct, the
- * check and `--help` follow from it. Strings are owned by the struct. Units are in the names; a value may carry
- * a suffix: ms s m h for durations, k M G (powers of 1024) for bytes. */
+ * One table of keys (config.c) gives name, type, range, default and one line of help; the struct,
+ * the check and `--help` follow from it. Strings are owned by the struct. Units are in the names; a
+ * value may carry a suffix: ms s m h d for durations, k M G T (powers of 1024) for bytes. */
 
 #include "base/err.h"
 #include "base/log.h"
@@ -25,96 +27,102 @@ struct config_key_entry { /* a key of a frontend */
 
 struct config {
     /* common */
-    char *data_dir;       /* /var/lib/milonga */
-    char *redis_url;      /* redis://127.0.0.1:6379 */
-    char *redis_prefix;   /* {milonga} ; must hold one {hash tag} */
-    int64_t redis_timeout_ms; /* 5000 */
-    char *store;          /* "" = <data_dir>/store; or an http(s) URL of an api */
+    char *data_dir;            /* /var/lib/milonga */
+    char *redis_url;           /* redis://127.0.0.1:6379 */
+    char *redis_prefix;        /* {milonga} ; must hold one {hash tag} */
+    int64_t redis_timeout_ms;  /* 5000 */
+    char *store;               /* "" = <data_dir>/store; or an http(s) URL of an api */
     int64_t store_cache_bytes; /* 2G; http form */
-    char *store_key;      /* secret between our own services, for /store; "" = /store is off */
-    char *log_level;      /* info */
-    bool log_json;        /* no */
-    char *prefix;         /* local: first part of machine names (Tango's PREFIX) */
-    char *deployment;     /* "" = prefix: what our label on machines says; orphans of it are ours to remove */
+    char *store_key;           /* secret between our own services, for /store; "" = /store is off */
+    char *log_level;           /* info */
+    bool log_json;             /* no */
+    char *prefix;              /* local: first part of machine names (Tango's PREFIX) */
+    char *deployment; /* "" = prefix: what our label on machines says; orphans of it are ours to
+                         remove */
 
     /* api */
-    char *keys;           /* "tenant:key, tenant:key"; a bare key is tenant "main" */
+    char *keys;                        /* "tenant:key, tenant:key"; a bare key is tenant "main" */
     struct config_key_entry *key_list; /* parsed from keys */
     size_t key_ct;
-    char *listen_host;    /* 0.0.0.0 */
-    int64_t port;         /* 3000 */
-    int64_t api_threads;  /* 2: event loops */
-    int64_t api_workers;  /* 16: threads that hash and write files */
-    int64_t max_body_bytes;      /* 1G */
+    char *listen_host;            /* 0.0.0.0 */
+    int64_t port;                 /* 3000 */
+    int64_t api_threads;          /* 2: event loops */
+    int64_t api_workers;          /* 16: threads that hash and write files */
+    int64_t max_body_bytes;       /* 1G */
     int64_t max_body_total_bytes; /* 2G: bytes of bodies in flight */
-    int64_t max_connections;     /* 4096 */
-    int64_t idle_timeout_ms;     /* 60s: keep-alive without a request */
-    int64_t slow_body_bytes_s;   /* 1k: least rate of a body before it is cut */
-    int64_t max_live_jobs;       /* 200000 */
-    int64_t dup_window_ms;       /* 60s: the same addJob within is the same job; 0 off */
-    int64_t list_max;            /* 1000: jobs in one /jobs answer */
-    int64_t wish_wait_ms;        /* 25s: longest wait of prealloc and build */
+    int64_t max_connections;      /* 4096 */
+    int64_t idle_timeout_ms;      /* 60s: keep-alive without a request */
+    int64_t slow_body_bytes_s;    /* 1k: least rate of a body before it is cut */
+    int64_t max_live_jobs;        /* 200000 */
+    int64_t dup_window_ms;        /* 60s: the same addJob within is the same job; 0 off */
+    int64_t list_max;             /* 1000: jobs in one /jobs answer */
+    int64_t wish_wait_ms;         /* 25s: longest wait of prealloc and build */
 
     /* job defaults and ceilings */
-    int64_t job_timeout_s;       /* 60: RUNJOB_TIMEOUT */
-    int64_t job_timeout_max_s;   /* 3600 */
+    int64_t job_timeout_s;                          /* 60: RUNJOB_TIMEOUT */
+    int64_t job_timeout_max_s;                      /* 3600 */
     int64_t job_cores_milli, job_cores_max_milli;   /* 0 = no limit given; 8000 */
     int64_t job_memory_mb, job_memory_max_mb;       /* 1024; 8192 */
     int64_t job_pids, job_pids_max;                 /* 100; 1000 */
     int64_t job_fsize_bytes, job_fsize_max_bytes;   /* 100M; 1G */
     int64_t job_disk_bytes, job_disk_max_bytes;     /* 1G; 4G: tmpfs and overlay writes */
     int64_t job_output_bytes, job_output_max_bytes; /* 1024000; 16M */
-    int64_t watch_bytes;         /* 1024000: first bytes of output kept for getPartialOutput */
+    int64_t watch_bytes; /* 1024000: first bytes of output kept for getPartialOutput */
 
     /* dispatcher */
-    int64_t lease_ms;            /* 3s: a vmm silent for so long is lost */
-    int64_t leader_lease_ms;     /* 2s */
-    int64_t beat_ms;             /* 500 */
-    int64_t job_retries;         /* 2: JOB_RETRIES, after the first try */
+    int64_t lease_ms;                    /* 3s: a vmm silent for so long is lost */
+    int64_t leader_lease_ms;             /* 2s */
+    int64_t beat_ms;                     /* 500 */
+    int64_t job_retries;                 /* 2: JOB_RETRIES, after the first try */
     int64_t retry_base_ms, retry_cap_ms; /* 500; 30s */
-    int64_t queue_max_age_s;     /* 86400 */
+    int64_t queue_max_age_s;             /* 86400 */
     int64_t pool_size;           /* 2: POOL_SIZE, warm machines of an image that is in use */
     int64_t pool_idle_s;         /* 600: an image not asked for so long is no longer kept warm */
     int64_t callback_delay_ms;   /* 1500, after the addJob answer (spec/tango 8.2) */
     int64_t callback_timeout_ms; /* 30s */
     int64_t callback_connect_timeout_ms; /* 10s */
-    int64_t callback_parallel;   /* 16 */
-    int64_t callback_max_tries;  /* 40 */
-    int64_t callback_retry_cap_ms; /* 10m */
-    char *callback_insecure_hosts; /* "" ; comma list of hosts whose TLS certificate is not verified */
-    char *callback_ca_file;      /* "" = system */
-    int64_t dead_max_jobs;       /* 100000 */
-    int64_t dead_max_age_s;      /* 30 days */
+    int64_t callback_parallel;           /* 16 */
+    int64_t callback_max_tries;          /* 40 */
+    int64_t callback_retry_cap_ms;       /* 10m */
+    char *callback_insecure_hosts; /* "" ; comma list of hosts whose TLS certificate is not verified
+                                    */
+    char *callback_ca_file;        /* "" = system */
+    int64_t dead_max_jobs;         /* 100000 */
+    int64_t dead_max_age_s;        /* 30 days */
 
     /* vmm */
-    char *vmm_name;              /* "" = host name */
-    char *driver;                /* docker | oci | null */
-    int64_t slots;               /* 0 = number of cores */
-    char *labels;                /* comma list that jobs may ask for */
-    int64_t warm_max;            /* 16: warm machines of all images */
-    int64_t init_timeout_ms;     /* 180s INITIALIZEVM_TIMEOUT */
-    int64_t wait_timeout_ms;     /* 60s WAITVM_TIMEOUT */
-    int64_t copyin_timeout_ms;   /* 30s COPYIN_TIMEOUT */
-    int64_t copyout_timeout_ms;  /* 30s */
-    int64_t destroy_timeout_ms;  /* 10s */
-    int64_t reap_interval_ms;    /* 10s */
-    int64_t pipe_lease_ms;       /* 10s: an autodriver without a heartbeat for so long kills its job */
-    char *autodriver;            /* "" = libexec path beside the binary */
-    char *docker_url;            /* unix:///var/run/docker.sock */
-    char *docker_volume_path;    /* DOCKER_VOLUME_PATH: where the autodriver lies for bind mounts; "" = <data_dir>/docker */
-    char *docker_host_volume_path; /* DOCKER_TANGO_HOST_VOLUME_PATH: the same as the engine sees it; "" = same */
-    char *oci_crun;              /* crun */
-    bool oci_host_image;         /* no: offers the built-in image `host` */
-    char *oci_host_image_alias;  /* "" : further names for it, comma list */
-    char *cgroup_parent;         /* milonga */
+    char *vmm_name;             /* "" = host name */
+    char *driver;               /* docker | oci | null */
+    int64_t slots;              /* 0 = number of cores */
+    char *labels;               /* comma list that jobs may ask for */
+    int64_t warm_max;           /* 16: warm machines of all images */
+    int64_t init_timeout_ms;    /* 180s INITIALIZEVM_TIMEOUT */
+    int64_t wait_timeout_ms;    /* 60s WAITVM_TIMEOUT */
+    int64_t copyin_timeout_ms;  /* 30s COPYIN_TIMEOUT */
+    int64_t copyout_timeout_ms; /* 30s */
+    int64_t destroy_timeout_ms; /* 10s */
+    int64_t reap_interval_ms;   /* 10s */
+    int64_t pipe_lease_ms;    /* 10s: an autodriver without a heartbeat for so long kills its job */
+    char *autodriver;         /* "" = libexec path beside the binary */
+    char *docker_url;         /* unix:///var/run/docker.sock */
+    char *docker_volume_path; /* DOCKER_VOLUME_PATH: where the autodriver lies for bind mounts; "" =
+                                 <data_dir>/docker */
+    char *docker_host_volume_path; /* DOCKER_TANGO_HOST_VOLUME_PATH: the same as the engine sees it;
+                                      "" = same */
+    char *oci_crun;                /* crun */
+    bool oci_host_image;           /* no: offers the built-in image `host` */
+    char *oci_host_image_alias;    /* "" : further names for it, comma list */
+    char *cgroup_parent;           /* milonga */
 };
 
-/* Reads path (NULL: none, only environment and defaults), then the environment. On failure *err names
- * file, line, key, value and remedy, and nothing is returned. *ret is the caller's to config_free(). */
+/* Reads path (NULL: none, only environment and defaults), then the environment. On failure *err
+ * names file, line, key, value and remedy, and nothing is returned. *ret is the caller's to
+ * config_free(). */
 int config_load(const char *path, struct config **ret, struct error *err);
 void config_free(struct config *c);
 
-/* All problems of a file, one line each, "file:line: reason; remedy" (or "environment NAME: ...") to out. Returns how many. */
+/* All problems of a file, one line each, "file:line: reason; remedy" (or "environment NAME: ...")
+ * to out. Returns how many. */
 int config_check(const char *path, FILE *out);
 
 /* The keys as a manual, for --help. */
@@ -125,8 +133,9 @@ int config_parse_ms(const char *text, int64_t *ret);
 int config_parse_bytes(const char *text, int64_t *ret);
 
 /* What every service's main() does first: options --config FILE, --check-config, --version, --help
- * (the last three print and exit 0; --check-config exits 1 on problems; unknown options exit 2), environment MILONGA_CONFIG, load, log_setup.
- * Exits with a sentence on stderr when the configuration is bad. */
+ * (the last three print and exit 0; --check-config exits 1 on problems; unknown options exit 2),
+ * environment MILONGA_CONFIG, load, log_setup. Exits with a sentence on stderr when the
+ * configuration is bad. */
 struct config *config_main(int argc, char **argv, const char *service);
 
 #endif

@@ -72,8 +72,8 @@ void config_env_name(const struct config_key *key, char *buf, size_t size);
 void config_set(struct config_load *l, const struct config_key *key, const char *text,
                 const char *shown, struct config_origin origin);
 
-/* Notes a problem: "where: key = value reason", with the value left out of a secret. `reason` begins with
- * a verb and ends with the remedy. */
+/* Notes a problem: "where: key = value reason", with the value left out of a secret. `reason`
+ * begins with a verb and ends with the remedy. */
 void config_problem(struct config_load *l, const struct config_key *key,
                     const struct config_origin *origin, const char *shown, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));

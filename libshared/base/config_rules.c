@@ -36,38 +36,42 @@ static const char *form_path_or_empty(const char *text)
     return text[0] ? form_path(text) : NULL;
 }
 
-/* host, host:port or [v6]:port at text, up to `end`. */
-static bool is_authority(const char *text, const char *end, bool port_needed)
+static bool is_port(const char *text, const char *end)
 {
-    const char *p = text, *port = NULL;
+    unsigned v = 0;
+    const char *p = text;
+
+    for (; p < end && *p >= '0' && *p <= '9' && p - text < 5; p++)
+        v = v * 10 + (unsigned)(*p - '0');
+    return p == end && v > 0 && v < 65536;
+}
+
+/* Past the host at text: a name, an IPv4 address or an IPv6 address in brackets. NULL: none. */
+static const char *skip_host(const char *text, const char *end)
+{
+    static const char v6[] = "0123456789abcdefABCDEF:.";
+    const char *p = text;
 
     if (p < end && *p == '[') {
-        const char *close = memchr(p, ']', (size_t)(end - p));
-        if (!close || close == p + 1)
-            return false;
-        for (p++; p < close; p++)
-            if (!strchr("0123456789abcdefABCDEF:.", *p))
-                return false;
-        p = close + 1;
-        if (p < end && *p != ':')
-            return false;
-    } else {
-        while (p < end && *p != ':') {
-            char one[2] = {*p, '\0'};
-            if (!only(one, ".-_"))
-                return false;
-            p++;
-        }
-        if (p == text)
-            return false;
+        p += 1 + strspn(p + 1, v6);
+        return p < end && *p == ']' && p > text + 1 ? p + 1 : NULL;
     }
+    for (; p < end && *p != ':'; p++)
+        if (!only((char[]){*p, '\0'}, ".-_"))
+            return NULL;
+    return p > text ? p : NULL;
+}
+
+/* host or host:port at text, up to `end`. */
+static bool is_authority(const char *text, const char *end, bool port_needed)
+{
+    const char *p = skip_host(text, end);
+
+    if (!p)
+        return false;
     if (p == end)
         return !port_needed;
-    port = ++p;
-    unsigned v = 0;
-    for (; p < end && *p >= '0' && *p <= '9' && p - port < 5; p++)
-        v = v * 10 + (unsigned)(*p - '0');
-    return p == end && p > port && v > 0 && v < 65536;
+    return *p == ':' && is_port(p + 1, end);
 }
 
 static bool all_digits(const char *text)

@@ -7,8 +7,8 @@
 #include <stddef.h>
 
 #define SHA256_HEX 64
-#define SHA1_HEX 40
-#define MD5_HEX 32
+#define SHA1_HEX   40
+#define MD5_HEX    32
 
 enum digest_kind { DIGEST_SHA256, DIGEST_SHA1, DIGEST_MD5 };
 

@@ -4,9 +4,10 @@
 /* Errors: the one idiom of the whole project.
  *
  * A function that can fail returns 0, or a negative errno-like code, and takes a trailing
- * `struct error *err` that may be NULL. Success leaves *err untouched; failure fills it. Callers add
- * context outward with err_wrap(), so that a message reads "outer: inner". Outputs are untouched on
- * failure. A library function returns an error or handles it; it never logs one and returns it too.
+ * `struct error *err` that may be NULL. Success leaves *err untouched; failure fills it. Callers
+ * add context outward with err_wrap(), so that a message reads "outer: inner". Outputs are
+ * untouched on failure. A library function returns an error or handles it; it never logs one and
+ * returns it too.
  *
  * The class, not the text, drives policy: what is TEMPORARY is tried again, what is PERMANENT is
  * not, REFUSED is the caller's fault and is told to the caller, BUG is ours.
@@ -27,7 +28,10 @@ struct error {
     char msg[480]; /* UTF-8, no newline; names the thing, the value and the remedy */
 };
 
-#define ERROR_INIT {0}
+#define ERROR_INIT                                                                                 \
+    {                                                                                              \
+        0                                                                                          \
+    }
 
 /* Fills *err and returns -code, so that `return err_set(err, ...)` is the whole failure path. */
 int err_set(struct error *err, enum err_class class, int code, const char *fmt, ...)

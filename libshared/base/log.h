@@ -3,11 +3,12 @@
 
 /* Structured logging to stderr, one line an event, as logfmt text or JSON.
  *
- *   log_event(LOG_INFO_, "job.committed", "job", LOG_U64(id), "attempt", LOG_U64(n), NULL);
+ *   log_event(LOG_INFO_, "job.committed", "job", LOG_NUM(id), "attempt", LOG_NUM(n), NULL);
  *
- * The event is `noun.verb`; keys are lower-case names; values are strings (use the LOG_* helpers for
- * numbers). Values are escaped and cut at 512 bytes. Never a key, never a student's bytes: callers
- * pass names, ids, sizes and reasons only. Safe from any thread: each line is one write(2). */
+ * The event is `noun.verb`; keys are lower-case names; values are strings (use the LOG_* helpers
+ * for numbers). Values are escaped and cut at 512 bytes; a line is at most PIPE_BUF bytes, and one
+ * that had to leave pairs out says cut=yes. Never a key, never a student's bytes: callers pass
+ * names, ids, sizes and reasons only. Safe from any thread: each line is one write(2). */
 
 #include <stdint.h>
 

@@ -27,7 +27,7 @@ static inline void cleanup_closep(int *fd)
         close(*fd);
 }
 
-#define cleanup_free __attribute__((cleanup(cleanup_freep)))
+#define cleanup_free  __attribute__((cleanup(cleanup_freep)))
 #define cleanup_close __attribute__((cleanup(cleanup_closep)))
 
 #define TAKE_PTR(p)                                                                                \

@@ -139,6 +139,39 @@ static const char *check_image_digest(const char *s, size_t len)
     return NULL;
 }
 
+static const char *check_port(const char *s, size_t len)
+{
+    bool digits = len > 0 && len <= 5;
+
+    for (size_t i = 0; i < len && digits; i++)
+        digits = is_digit(s[i]);
+    return digits ? NULL : "has a malformed port";
+}
+
+/* Words with slashes between them; the first of several is a registry and may have a port. */
+static const char *check_image_path(const char *s, size_t len)
+{
+    const char *end = s + len, *p = s;
+
+    while (p <= end) {
+        const char *stop = memchr(p, '/', (size_t)(end - p));
+        if (!stop)
+            stop = end;
+        size_t word = (size_t)(stop - p);
+        const char *port = p == s && stop < end ? memchr(p, ':', word) : NULL;
+        if (port) {
+            const char *wrong = check_port(port + 1, (size_t)(stop - port - 1));
+            if (wrong)
+                return wrong;
+            word = (size_t)(port - p);
+        }
+        if (!image_word(p, word))
+            return "is not an image name";
+        p = stop + 1;
+    }
+    return NULL;
+}
+
 const char *name_check_image(const char *s, size_t len)
 {
     const char *wrong = check_text(s, len, NAME_MAX_IMAGE);
@@ -166,23 +199,7 @@ const char *name_check_image(const char *s, size_t len)
         len = (size_t)(colon - s);
     }
 
-    for (const char *p = s, *end = s + len; p <= end;) {
-        const char *stop = memchr(p, '/', (size_t)(end - p));
-        size_t word = (size_t)((stop ? stop : end) - p);
-        const char *port = p == s && stop ? memchr(p, ':', word) : NULL;
-        if (port) {
-            for (const char *d = port + 1; d < stop; d++)
-                if (!is_digit(*d))
-                    return "has a malformed port";
-            if (stop - port < 2 || stop - port > 6)
-                return "has a malformed port";
-            word = (size_t)(port - p);
-        }
-        if (!image_word(p, word))
-            return "is not an image name";
-        p += (size_t)((stop ? stop : end) - p) + 1;
-    }
-    return NULL;
+    return check_image_path(s, len);
 }
 
 const char *name_check_label(const char *s, size_t len)

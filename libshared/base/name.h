@@ -2,21 +2,21 @@
 #define MILONGA_NAME_H
 
 /* Names from outside are names (invariant 9): UTF-8 without control characters, no '/', not "." or
- * "..", no leading '-', not empty, at most max bytes. Image names may hold '/', ':' and '@' by their
- * own rule. Keys are compared in constant time. */
+ * "..", no leading '-', not empty, at most max bytes. Image names may hold '/', ':' and '@' by
+ * their own rule. Keys are compared in constant time. */
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#define NAME_MAX_FILE 255
-#define NAME_MAX_LAB 255
-#define NAME_MAX_JOB 512
-#define NAME_MAX_IMAGE 255
-#define NAME_MAX_LABEL 63
+#define NAME_MAX_FILE   255
+#define NAME_MAX_LAB    255
+#define NAME_MAX_JOB    512
+#define NAME_MAX_IMAGE  255
+#define NAME_MAX_LABEL  63
 #define NAME_MAX_TENANT 32
 
-/* NULL when it is a good name, else what is wrong with it, as a static phrase ("is empty", "contains
- * a slash", ...) to put behind the name of the field. */
+/* NULL when it is a good name, else what is wrong with it, as a static phrase ("is empty",
+ * "contains a slash", ...) to put behind the name of the field. */
 const char *name_check_file(const char *s, size_t len);
 const char *name_check_lab(const char *s, size_t len);
 /* A display name: any UTF-8 without control characters or '|', 1..NAME_MAX_JOB bytes. */

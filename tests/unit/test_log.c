@@ -151,14 +151,15 @@ static void *shout(void *arg)
 
 static void test_lines_of_threads_stay_whole(void **state)
 {
+    static char first[] = "first", second[] = "second";
     pthread_t a, b;
     int ct = 0;
 
     (void)state;
     log_setup("api", LOG_INFO_, 0);
     capture();
-    pthread_create(&a, NULL, shout, "first");
-    pthread_create(&b, NULL, shout, "second");
+    pthread_create(&a, NULL, shout, first);
+    pthread_create(&b, NULL, shout, second);
     pthread_join(a, NULL);
     pthread_join(b, NULL);
     cleanup_free char *text = captured();
