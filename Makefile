@@ -63,5 +63,5 @@ $(B)/autodriver: $(AUTODRIVER_SRC) $(wildcard autodriver/*.h) libshared/wire/fra
 
 $(B)/unit/%: $(B)/obj/tests/unit/%.o $(LIB)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(filter %.o,$^) $(LIB) $(LDLIBS) $($*_LIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) $($*_LIBS) -lcmocka
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
