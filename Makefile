@@ -34,6 +34,7 @@ LIB      := $(B)/libshared.a
 PROGRAMS := $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/milonga $(B)/autodriver
 UNITS    := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
 
+.SECONDARY:
 .PHONY: all deps run test check system fuzz chaos bench lint format install clean help
 all: $(PROGRAMS) ## build everything (default)
 
