@@ -10,7 +10,7 @@
 
 /* Over what a real image has by far; what is beyond it is not seen. */
 #define ETC_FILE_MAX (1024 * 1024)
-#define FIELDS_MAX 7
+#define FIELDS_MAX   7
 
 static int parse_id(const char *text, uint32_t *ret)
 {

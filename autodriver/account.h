@@ -1,8 +1,8 @@
 #ifndef AUTODRIVER_ACCOUNT_H
 #define AUTODRIVER_ACCOUNT_H
 
-/* Whom a job runs as. Reads /etc/passwd and /etc/group itself: the program is static and runs in images
- * whose libc, and so whose NSS modules, it knows nothing about. */
+/* Whom a job runs as. Reads /etc/passwd and /etc/group itself: the program is static and runs in
+ * images whose libc, and so whose NSS modules, it knows nothing about. */
 
 #include <sys/types.h>
 

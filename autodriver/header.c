@@ -130,8 +130,7 @@ int header_parse(struct header *h, const char *text, size_t len, struct why *why
         get_text(&s, "dir", h->dir, sizeof(h->dir)) < 0 ||
         get_text(&s, "tz", h->tz, sizeof(h->tz)) < 0 ||
         get_text(&s, "path", h->path, sizeof(h->path)) < 0 ||
-        get_octal(&s, "umask", &h->umask) < 0 ||
-        get_words(&s, "argv", h->argv_text, h->argv) < 0 ||
+        get_octal(&s, "umask", &h->umask) < 0 || get_words(&s, "argv", h->argv_text, h->argv) < 0 ||
         get_words(&s, "env", h->env_text, h->env) < 0)
         return -1;
     h->uid = (uid_t)uid;
@@ -150,8 +149,8 @@ static char *format(const char *name, const char *value)
 char **env_build(const struct header *h, const char *user, const char *home)
 {
     const char *const fixed[][2] = {
-        {"HOME", home},      {"USER", user},       {"LOGNAME", user}, {"SHELL", "/bin/sh"},
-        {"PATH", h->path},   {"LANG", "C.UTF-8"}, {"TZ", h->tz},
+        {"HOME", home},    {"USER", user},      {"LOGNAME", user}, {"SHELL", "/bin/sh"},
+        {"PATH", h->path}, {"LANG", "C.UTF-8"}, {"TZ", h->tz},
     };
     const size_t fixed_ct = sizeof(fixed) / sizeof(fixed[0]);
     char **env = calloc(fixed_ct + HEADER_WORDS_MAX + 1, sizeof(*env));
@@ -164,8 +163,8 @@ char **env_build(const struct header *h, const char *user, const char *home)
         bool replaced = false;
 
         for (char *const *e = h->env; *e; e++)
-            replaced = replaced ||
-                       (strncmp(*e, fixed[i][0], name_len) == 0 && (*e)[name_len] == '=');
+            replaced =
+                replaced || (strncmp(*e, fixed[i][0], name_len) == 0 && (*e)[name_len] == '=');
         if (!replaced)
             env[ct++] = format(fixed[i][0], fixed[i][1]);
     }

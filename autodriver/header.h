@@ -10,7 +10,7 @@
 #include <stdbool.h>
 
 #define HEADER_WORDS_MAX 64
-#define HEADER_TEXT_MAX 16384
+#define HEADER_TEXT_MAX  16384
 
 struct header {
     uint64_t timeout_ms;

@@ -65,7 +65,8 @@ int link_read(struct link *l)
     return 1;
 }
 
-int link_next(struct link *l, enum frame_type *ret_type, const uint8_t **ret_data, uint32_t *ret_len)
+int link_next(struct link *l, enum frame_type *ret_type, const uint8_t **ret_data,
+              uint32_t *ret_len)
 {
     const uint8_t *next = l->in + l->in_taken;
     int rc = frame_peek(next, l->in_len - l->in_taken, ret_type, ret_len);

@@ -1,8 +1,8 @@
 #ifndef AUTODRIVER_LINK_H
 #define AUTODRIVER_LINK_H
 
-/* The pipe to the vmm, non-blocking both ways: frames in, frames out, through buffers of a fixed size. Nobody
- * in here waits, so that a vmm that does not read cannot stop the job's clock. */
+/* The pipe to the vmm, non-blocking both ways: frames in, frames out, through buffers of a fixed
+ * size. Nobody in here waits, so that a vmm that does not read cannot stop the job's clock. */
 
 #include "wire/frame.h"
 
@@ -10,14 +10,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LINK_IN_CAP (FRAME_HEAD + FRAME_MAX + 65536)
+#define LINK_IN_CAP  (FRAME_HEAD + FRAME_MAX + 65536)
 #define LINK_OUT_CAP (256 * 1024)
 /* Kept free of output, for the frames that tell how it went. */
 #define LINK_OUT_RESERVE 8192
 
 struct link {
     int in_fd, out_fd;
-    bool in_eof;   /* the vmm closed its end, or cannot be written to */
+    bool in_eof; /* the vmm closed its end, or cannot be written to */
     uint8_t *in;
     size_t in_len;
     size_t in_taken; /* bytes of the frame that link_next() gave out last */
@@ -32,9 +32,10 @@ void link_done(struct link *l);
 /* Reads once: > 0, 0 at the end (in_eof), -EAGAIN. */
 int link_read(struct link *l);
 
-/* The next whole frame: 1, 0 none yet, -EPROTO the stream makes no sense. *ret_data is valid until the
- * next call of link_next() or link_read(). */
-int link_next(struct link *l, enum frame_type *ret_type, const uint8_t **ret_data, uint32_t *ret_len);
+/* The next whole frame: 1, 0 none yet, -EPROTO the stream makes no sense. *ret_data is valid until
+ * the next call of link_next() or link_read(). */
+int link_next(struct link *l, enum frame_type *ret_type, const uint8_t **ret_data,
+              uint32_t *ret_len);
 
 /* Room for an output frame's payload. */
 size_t link_room(const struct link *l);

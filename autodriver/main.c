@@ -1,5 +1,6 @@
-/* The autodriver: what stands beside a job in its machine. Two fronts to the same means: `--pipe` for Milonga's
- * vmm (native.c), anything else for Tango's (tango.c), so that it can replace Tango's in an image. */
+/* The autodriver: what stands beside a job in its machine. Two fronts to the same means: `--pipe`
+ * for Milonga's vmm (native.c), anything else for Tango's (tango.c), so that it can replace Tango's
+ * in an image. */
 
 #include "native.h"
 #include "tango.h"
@@ -11,8 +12,9 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* Not dumpable: /proc/PID of ours is root's and ptrace asks for CAP_SYS_PTRACE, also while our ids are
- * for a moment the job's. And the last to go when memory runs out; spawn() takes that from the job. */
+/* Not dumpable: /proc/PID of ours is root's and ptrace asks for CAP_SYS_PTRACE, also while our ids
+ * are for a moment the job's. And the last to go when memory runs out; spawn() takes that from the
+ * job. */
 static void autodriver_harden(void)
 {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);

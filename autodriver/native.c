@@ -1,17 +1,16 @@
 /* The life of a machine, as a state machine around one poll.
  *
  *     HEADER --H--> LOADING --E--> LOADED --G--> STARTING --exec--> RUNNING
- *                                                    |                 | main process over, deadline,
- *                                                    | exec failed     | cancel, lease or pipe lost
- *                                                    v                 v
- *                                                  KILLING <-----------+
- *                                                    | no child is left
+ *                                                    |                 | main process over,
+ * deadline, | exec failed     | cancel, lease or pipe lost v                 v KILLING
+ * <-----------+ | no child is left
  *                                                    v
- *                                                  DRAINING --pipe empty--> TAIL --X--> LEAVING --> exit
+ *                                                  DRAINING --pipe empty--> TAIL --X--> LEAVING -->
+ * exit
  *
  * KILLING is entered from wherever the job ended, well or not, so that nothing it left behind
- * outlives its main process and every byte that is reported was written before the report. C, an end
- * of the pipe and a lost lease skip ahead to it from any earlier state.
+ * outlives its main process and every byte that is reported was written before the report. C, an
+ * end of the pipe and a lost lease skip ahead to it from any earlier state.
  *
  * Nothing in the loop blocks but the unpacking of files. The clocks are deadlines in monotonic
  * milliseconds, and the nearest is the timeout of the poll. */
@@ -43,8 +42,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* The kernel may take its time with a process in uninterruptible sleep; after this it is reported. */
-#define KILL_MOST_MS 10000
+/* The kernel may take its time with a process in uninterruptible sleep; after this it is reported.
+ */
+#define KILL_MOST_MS  5000
 #define KILL_AGAIN_MS 10
 /* How long a pipe that nobody may be reading is given to take the last frames. */
 #define LEAVE_MOST_MS 2000
@@ -73,10 +73,10 @@ struct native {
     int status;
     struct why reason; /* empty: the outcome says it all */
 
-    int64_t frame_at_ms;    /* the last frame */
+    int64_t frame_at_ms; /* the last frame */
     int64_t started_at_ms;
     int64_t ended_at_ms;
-    int64_t deadline_ms;    /* of the job */
+    int64_t deadline_ms; /* of the job */
     int64_t kill_again_ms;
     int64_t kill_end_ms;
     int64_t leave_end_ms;
@@ -224,8 +224,8 @@ static void on_go(struct native *n)
     n->job_fd = fds[0];
     n->reaper.main_pid = rc;
     n->started_at_ms = now_ms();
-    n->deadline_ms = n->header.timeout_ms ? n->started_at_ms + (int64_t)n->header.timeout_ms
-                                          : INT64_MAX;
+    n->deadline_ms =
+        n->header.timeout_ms ? n->started_at_ms + (int64_t)n->header.timeout_ms : INT64_MAX;
     n->state = STARTING;
 }
 
@@ -442,6 +442,8 @@ static int poll_timeout(const struct native *n, int64_t now)
 {
     int64_t at = INT64_MAX;
 
+    if (n->link.in_eof && !n->out_of_touch) /* found while writing, not yet acted upon */
+        return 0;
     if (n->state > HEADER && n->header.lease_ms && !n->out_of_touch)
         nearest(&at, n->frame_at_ms + (int64_t)n->header.lease_ms);
     if (n->state == STARTING || n->state == RUNNING)
@@ -459,8 +461,8 @@ static int poll_timeout(const struct native *n, int64_t now)
     return at - now > 3600 * 1000 ? 3600 * 1000 : (int)(at - now);
 }
 
-/* Whether there is room for what the job writes; without it we leave it in the job's pipe, and the job
- * waits there, until its deadline at the latest. */
+/* Whether there is room for what the job writes; without it we leave it in the job's pipe, and the
+ * job waits there, until its deadline at the latest. */
 static bool wants_output(const struct native *n)
 {
     return n->job_fd >= 0 && n->state >= RUNNING && n->state != KILLING &&
@@ -479,7 +481,8 @@ static void on_timers(struct native *n)
         on_input(n);
     if (lease_over(n, now)) {
         if (n->reason.text[0] == '\0')
-            why_set(&n->reason, "no frame came for %llu ms", (unsigned long long)n->header.lease_ms);
+            why_set(&n->reason, "no frame came for %llu ms",
+                    (unsigned long long)n->header.lease_ms);
         lose_touch(n, "lease_lost");
     }
     if ((n->state == STARTING || n->state == RUNNING) && now >= n->deadline_ms)
@@ -504,6 +507,15 @@ static bool is_over(const struct native *n)
     return n->link.out_len == 0 || now_ms() >= n->leave_end_ms;
 }
 
+/* Also without anything to write: a vmm that cannot hear us is gone, whatever it still says. */
+static struct pollfd out_pollfd(const struct link *l)
+{
+    return (struct pollfd){
+        .fd = l->in_eof && l->out_len == 0 ? -1 : l->out_fd,
+        .events = l->out_len > 0 ? POLLOUT : 0,
+    };
+}
+
 static void loop(struct native *n)
 {
     enum { IN, SIGNAL, OUT, STATUS, JOB, FD_CT };
@@ -512,14 +524,16 @@ static void loop(struct native *n)
         struct pollfd fds[FD_CT] = {
             [IN] = {.fd = n->link.in_eof ? -1 : n->link.in_fd, .events = POLLIN},
             [SIGNAL] = {.fd = n->signal_fd, .events = POLLIN},
-            [OUT] = {.fd = n->link.out_len > 0 ? n->link.out_fd : -1, .events = POLLOUT},
+            [OUT] = out_pollfd(&n->link),
             [STATUS] = {.fd = n->status_fd, .events = POLLIN},
             [JOB] = {.fd = wants_output(n) ? n->job_fd : -1, .events = POLLIN},
         };
 
         if (poll(fds, FD_CT, poll_timeout(n, now_ms())) < 0 && errno != EINTR)
             abort(); /* only wrong arguments are left */
-        if (fds[IN].revents)
+        if (fds[OUT].revents & (POLLERR | POLLHUP))
+            n->link.in_eof = true;
+        if (fds[IN].revents && !n->link.in_eof)
             on_input(n);
         if (fds[SIGNAL].revents)
             on_signal(n);
@@ -534,8 +548,8 @@ static void loop(struct native *n)
     }
 }
 
-/* Our pipe moves out of the way of the job's descriptors, and whatever else we were given is closed.
- * 0 or -errno. */
+/* Our pipe moves out of the way of the job's descriptors, and whatever else we were given is
+ * closed. 0 or -errno. */
 static int take_pipe(struct native *n)
 {
     int in_fd, out_fd, null_fd;
@@ -564,8 +578,8 @@ static int take_signals(struct native *n)
     sigaddset(&set, SIGHUP);
     sigaddset(&set, SIGQUIT);
     signal(SIGPIPE, SIG_IGN);
-    /* Blocked before anything is started: to pid 1, a signal that is neither blocked nor handled does not
-     * even arrive. */
+    /* Blocked before anything is started: to pid 1, a signal that is neither blocked nor handled
+     * does not even arrive. */
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
         return -errno;
     n->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

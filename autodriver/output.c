@@ -57,7 +57,8 @@ static ssize_t read_ring(struct output *o, int fd)
     ssize_t n;
 
     if (!o->ring) {
-        o->ring = mmap(NULL, o->ring_cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        o->ring =
+            mmap(NULL, o->ring_cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (o->ring == MAP_FAILED) {
             o->ring = NULL;
             return -ENOMEM;

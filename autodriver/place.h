@@ -2,7 +2,8 @@
 #define AUTODRIVER_PLACE_H
 
 /* Where a job lives: HOME, and the directory below it that its files are unpacked into. HOME is the
- * account's where that can be used, else a fresh directory in a temporary place with the same layout. */
+ * account's where that can be used, else a fresh directory in a temporary place with the same
+ * layout. */
 
 #include "util.h"
 

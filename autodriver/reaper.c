@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 /* A real uid that nobody has, from a range that systemd documents as unused, for the moment of
- * kill(-1) as the job: our real uid must not be the job's then, or the job could signal us back, and not
- * root's, or kill(-1) would reach all that root has. */
+ * kill(-1) as the job: our real uid must not be the job's then, or the job could signal us back,
+ * and not root's, or kill(-1) would reach all that root has. */
 #define KILLER_UID 61183
 
 /* A child that dies over and over must not keep us from looking at the clock. */
@@ -53,8 +53,8 @@ bool reaper_collect(struct reaper *r)
     return false;
 }
 
-/* kill(-1) as the job's uid. -1 when the machine has no room for our trick (KILLER_UID not mapped in its
- * user namespace). We stay root in the saved uid, so the way back is always open. */
+/* kill(-1) as the job's uid. -1 when the machine has no room for our trick (KILLER_UID not mapped
+ * in its user namespace). We stay root in the saved uid, so the way back is always open. */
 static int kill_by_uid(uid_t uid)
 {
     if (setresuid(KILLER_UID, uid, 0) < 0)
@@ -86,16 +86,16 @@ static int process_read(pid_t pid, struct process *ret)
     threads = strstr(text, "\nThreads:\t");
     if (!state || !ppid || !uids || sscanf(uids, "\nUid:\t%u\t%u\t%u", &ruid, &euid, &suid) != 3)
         return -1;
-    *ret = (struct process){.pid = pid, .ppid = atoi(ppid + 7), .ruid = ruid, .euid = euid,
-                            .suid = suid};
+    *ret = (struct process){
+        .pid = pid, .ppid = atoi(ppid + 7), .ruid = ruid, .euid = euid, .suid = suid};
     /* A main thread that left while others go on looks like a zombie. */
     ret->alive = (state[8] != 'Z' && state[8] != 'X') || (threads && atoi(threads + 10) > 1);
     return 0;
 }
 
-/* The slow way, through /proc: for what kill_by_uid cannot reach (our children under another uid; all,
- * if `by_uid`), and to see whether processes of the job's uid live that are not our children, as a
- * cron or at daemon would start. Returns whether any such lives. */
+/* The slow way, through /proc: for what kill_by_uid cannot reach (our children under another uid;
+ * all, if `by_uid`), and to see whether processes of the job's uid live that are not our children,
+ * as a cron or at daemon would start. Returns whether any such lives. */
 static bool kill_by_walk(const struct reaper *r, bool by_uid)
 {
     DIR *proc = opendir("/proc");
@@ -108,8 +108,8 @@ static bool kill_by_walk(const struct reaper *r, bool by_uid)
         struct process p;
         bool mine, theirs;
 
-        if (!isdigit((unsigned char)entry->d_name[0]) || process_read(atoi(entry->d_name), &p) < 0 ||
-            !p.alive || p.pid == getpid())
+        if (!isdigit((unsigned char)entry->d_name[0]) ||
+            process_read(atoi(entry->d_name), &p) < 0 || !p.alive || p.pid == getpid())
             continue;
         theirs = p.ruid == r->uid || p.euid == r->uid || p.suid == r->uid;
         mine = p.ppid == getpid(); /* not reaped, so its pid cannot be another's */
@@ -129,7 +129,8 @@ bool reaper_kill(struct reaper *r)
     r->killing = true;
     if (r->is_init) {
         kill(-1, SIGKILL);
-        kill_by_uid(r->uid); /* where the machine took CAP_KILL from us, the line above did nothing */
+        kill_by_uid(
+            r->uid); /* where the machine took CAP_KILL from us, the line above did nothing */
     } else {
         bool by_uid = kill_by_uid(r->uid) < 0;
 

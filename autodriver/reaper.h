@@ -7,20 +7,20 @@
  * subreaper every orphan below us, whatever it did with sessions, groups or double forks. So
  * "waitpid says ECHILD" is the proof that the job is over.
  *
- * Nothing can outrun it either: the signal goes to all at once, by one kill(-1) that the kernel does under
- * the lock that fork takes, so a fork bomb has no gap to slip through; SIGKILL does not ask stopped
- * processes. Not as pid 1, kill(-1) would hit the whole host, so it is sent with the job's uid as our
- * effective one, which reaches what belongs to that uid and nothing else. That uid must be for one
- * job at a time. */
+ * Nothing can outrun it either: the signal goes to all at once, by one kill(-1) that the kernel
+ * does under the lock that fork takes, so a fork bomb has no gap to slip through; SIGKILL does not
+ * ask stopped processes. Not as pid 1, kill(-1) would hit the whole host, so it is sent with the
+ * job's uid as our effective one, which reaches what belongs to that uid and nothing else. That uid
+ * must be for one job at a time. */
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 struct reaper {
-    uid_t uid;       /* the job's */
-    bool is_init;    /* pid 1 of a pid namespace */
-    pid_t main_pid;  /* 0 before it was started */
+    uid_t uid;      /* the job's */
+    bool is_init;   /* pid 1 of a pid namespace */
+    pid_t main_pid; /* 0 before it was started */
     bool main_done;
     int main_status; /* as waitpid gives it, once main_done */
     bool killing;

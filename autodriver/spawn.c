@@ -106,8 +106,8 @@ static void arrange_fds(int out_fd, int status_fd)
     close_from(STATUS_FD + 1);
 }
 
-/* execvpe without its fallback to a shell, and with the errno that tells most: a file that may not be
- * run is news, one that is not in the last directory of PATH is not. */
+/* execvpe without its fallback to a shell, and with the errno that tells most: a file that may not
+ * be run is news, one that is not in the last directory of PATH is not. */
 static void exec_search(const struct spawn_spec *spec)
 {
     const char *name = spec->argv[0];
@@ -122,8 +122,8 @@ static void exec_search(const struct spawn_spec *spec)
     while (*dir != '\0') {
         size_t len = strcspn(dir, ":");
 
-        if (len > 0 && snprintf(file, sizeof(file), "%.*s/%s", (int)len, dir, name) <
-                           (int)sizeof(file)) {
+        if (len > 0 &&
+            snprintf(file, sizeof(file), "%.*s/%s", (int)len, dir, name) < (int)sizeof(file)) {
             execve(file, spec->argv, spec->envp);
             if (errno != ENOENT && errno != ENOTDIR)
                 best = errno;

@@ -1,8 +1,8 @@
 #ifndef AUTODRIVER_SPAWN_H
 #define AUTODRIVER_SPAWN_H
 
-/* Starts the job's main process: from a privileged parent to an unprivileged program that holds nothing of
- * ours. Both modes use it. What it guarantees before exec:
+/* Starts the job's main process: from a privileged parent to an unprivileged program that holds
+ * nothing of ours. Both modes use it. What it guarantees before exec:
  *
  *   - its own session and process group, no controlling terminal, signals as if freshly booted
  *   - stdin at end of file, stdout and stderr `out_fd`, every other descriptor closed
@@ -53,12 +53,12 @@ enum spawn_step {
 };
 
 struct spawn_failure {
-    int32_t step; /* enum spawn_step */
+    int32_t step;  /* enum spawn_step */
     int32_t error; /* errno */
 };
 
-/* Forks. Returns the pid, or -errno. *ret_status_fd (the caller closes it) ends when exec succeeded, or
- * holds one struct spawn_failure, after which the child exits with 127. */
+/* Forks. Returns the pid, or -errno. *ret_status_fd (the caller closes it) ends when exec
+ * succeeded, or holds one struct spawn_failure, after which the child exits with 127. */
 pid_t spawn(const struct spawn_spec *spec, int *ret_status_fd);
 
 /* Reads what the status descriptor tells, waiting for it if it must: 1 the program runs, 0 *ret is

@@ -1,14 +1,16 @@
-/* Tango's autodriver, on the same means as the native one. The lines and codes are Tango's; where it differs:
+/* Tango's autodriver, on the same means as the native one. The lines and codes are Tango's; where
+ * it differs:
  *
- *   - All of the grading user's processes are killed at once, with SIGKILL, when make ends or its time is
- *     up, before anything is printed. (There: SIGINT, then 3 s, after printing, and make alone at the
- *     timeout, which a job could stop by SIGSTOP and SIGCONT.)
- *   - The output file is made by root in a directory that the job cannot rename entries of that are not
- *     its own (sticky, root's for the time of the job), and is read through the descriptor that it was
- *     made with. So neither we nor whoever reads ~autograde/output.log meanwhile can be led elsewhere.
+ *   - All of the grading user's processes are killed at once, with SIGKILL, when make ends or its
+ * time is up, before anything is printed. (There: SIGINT, then 3 s, after printing, and make alone
+ * at the timeout, which a job could stop by SIGSTOP and SIGCONT.)
+ *   - The output file is made by root in a directory that the job cannot rename entries of that are
+ * not its own (sticky, root's for the time of the job), and is read through the descriptor that it
+ * was made with. So neither we nor whoever reads ~autograde/output.log meanwhile can be led
+ * elsewhere.
  *   - make killed by signal N is told as exit status 128+N. (There: 0.)
- *   - The job gets a clean environment with the caller's PATH, LANG, LC_ALL and TZ; stdin is /dev/null;
- *     it cannot gain privileges through setuid programs.
+ *   - The job gets a clean environment with the caller's PATH, LANG, LC_ALL and TZ; stdin is
+ * /dev/null; it cannot gain privileges through setuid programs.
  *   - Only a directory that the caller owns, or could move himself, is given to the job.
  *   - Files are moved, given and removed by descriptor, not by programs that are found by PATH. */
 
@@ -36,14 +38,14 @@
 #include <unistd.h>
 
 #define GRADING_USER "autograde"
-#define OUTPUT_FILE "output.log"
-#define ELISION "\n...[excess bytes elided]...\n"
+#define OUTPUT_FILE  "output.log"
+#define ELISION      "\n...[excess bytes elided]...\n"
 #define KILL_MOST_MS 20000
 
 enum { EXIT_FINISHED = 0, EXIT_BAD_USAGE = 1, EXIT_TIMED_OUT = 2, EXIT_OSERROR = 3 };
 
 /* Tango's format of an error, on its stdout; with `error`, an errno, or without. */
-#define SAY(message) say_error(message, __LINE__, 0)
+#define SAY(message)              say_error(message, __LINE__, 0)
 #define SAY_ERRNO(message, error) say_error(message, __LINE__, error)
 
 struct tango {
@@ -78,7 +80,8 @@ static void say_error(const char *message, int line, int error)
 
 /* ---- Before the job ---- */
 
-/* Root in every id, so that the caller cannot signal us any more, with nothing of his in our hands. */
+/* Root in every id, so that the caller cannot signal us any more, with nothing of his in our hands.
+ */
 static int become_root(struct tango *t)
 {
     struct stat st;
@@ -189,10 +192,10 @@ static int make_output(struct tango *t)
         t->out_fd = openat(t->home_fd, OUTPUT_FILE,
                            O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
         /* The group may write, so that a job can open its /dev/stdout. */
-        rc = t->out_fd < 0 || fchown(t->out_fd, 0, t->account.gid) < 0 ||
-                     fchmod(t->out_fd, 0664) < 0
-                 ? -errno
-                 : 0;
+        rc =
+            t->out_fd < 0 || fchown(t->out_fd, 0, t->account.gid) < 0 || fchmod(t->out_fd, 0664) < 0
+                ? -errno
+                : 0;
     }
     if (rc < 0) {
         SAY_ERRNO("Error opening output file", -rc);
@@ -329,7 +332,8 @@ static void say_status(const struct tango *t)
     int status = t->reaper.main_status;
 
     if (t->timed_out) {
-        snprintf(text, sizeof(text), "Autodriver: Job timed out after %u seconds\n", t->args.timeout);
+        snprintf(text, sizeof(text), "Autodriver: Job timed out after %u seconds\n",
+                 t->args.timeout);
         say(text);
         return;
     }

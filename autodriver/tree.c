@@ -31,10 +31,10 @@ struct removal {
     int top_fd;
     bool owned_only;
     uid_t uid;
-    unsigned long removed;  /* in this pass */
-    unsigned long hoisted;  /* in this pass */
-    unsigned long serial;   /* names what is hoisted */
-    int error;              /* in this pass: the first */
+    unsigned long removed; /* in this pass */
+    unsigned long hoisted; /* in this pass */
+    unsigned long serial;  /* names what is hoisted */
+    int error;             /* in this pass: the first */
 };
 
 static void note_error(struct removal *r, int error)
@@ -105,8 +105,8 @@ static void remove_entry(struct removal *r, int dir_fd, const char *name, unsign
         note_error(r, errno);
 }
 
-/* Passes until one finds nothing more to do: what was hoisted is met at the top the next time, and so is
- * what a readdir left out because the directory changed under it. */
+/* Passes until one finds nothing more to do: what was hoisted is met at the top the next time, and
+ * so is what a readdir left out because the directory changed under it. */
 static int remove_passes(struct removal *r)
 {
     do {

@@ -8,7 +8,8 @@
 
 /* Opens the directory `name` (of `len` bytes) in `parent`, making it when it is missing. Takes
  * `parent`. fd, or -1 with errno. */
-static int enter_dir(const struct unpack *u, int parent, const char *name, size_t len, unsigned mode)
+static int enter_dir(const struct unpack *u, int parent, const char *name, size_t len,
+                     unsigned mode)
 {
     char part[UNTAR_NAME_MAX + 1];
     int fd = -1;

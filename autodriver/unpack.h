@@ -2,9 +2,9 @@
 #define AUTODRIVER_UNPACK_H
 
 /* The sink of an untar that makes files: below one directory, given as a descriptor, for one owner.
- * No step follows a symbolic link or opens a file that is there already, so that nothing that anyone may have
- * put into the directory sends a byte elsewhere. Files get the time of unpacking, as a copy would:
- * make decides by times, and the sender's clock is not ours. */
+ * No step follows a symbolic link or opens a file that is there already, so that nothing that
+ * anyone may have put into the directory sends a byte elsewhere. Files get the time of unpacking,
+ * as a copy would: make decides by times, and the sender's clock is not ours. */
 
 #include "untar.h"
 

@@ -35,8 +35,8 @@ void untar_done(struct untar *t)
     t->extension = NULL;
 }
 
-/* Octal digits between optional blanks, ended by a blank, a NUL or the field's end; or GNU's base-256,
- * marked by the top bit. */
+/* Octal digits between optional blanks, ended by a blank, a NUL or the field's end; or GNU's
+ * base-256, marked by the top bit. */
 static int parse_number(const uint8_t *field, size_t len, uint64_t *ret)
 {
     uint64_t n = 0;
@@ -83,7 +83,8 @@ static bool is_zero(const uint8_t *block)
     return true;
 }
 
-/* The name of the header itself: prefix "/" name in POSIX's format, name alone in GNU's and V7's. */
+/* The name of the header itself: prefix "/" name in POSIX's format, name alone in GNU's and V7's.
+ */
 static void header_path(const uint8_t *block, char *out)
 {
     const char *name = (const char *)block + AT_NAME;
@@ -263,8 +264,8 @@ static int set_size(struct untar *t, const char *value, size_t len, struct why *
     return 0;
 }
 
-/* One pax record, "key=value". What a tar may say beyond name and size does not matter to a job, but
- * a sparse map changes what the data means. */
+/* One pax record, "key=value". What a tar may say beyond name and size does not matter to a job,
+ * but a sparse map changes what the data means. */
 static int pax_record(struct untar *t, const char *record, size_t len, struct why *why)
 {
     const char *equals = memchr(record, '=', len);
@@ -294,8 +295,7 @@ static int pax_records(struct untar *t, struct why *why)
 
         while (digits < left && digits < 6 && p[digits] >= '0' && p[digits] <= '9')
             len = len * 10 + (size_t)(p[digits++] - '0');
-        if (digits == 0 || len > left || len < digits + 3 || p[digits] != ' ' ||
-            p[len - 1] != '\n')
+        if (digits == 0 || len > left || len < digits + 3 || p[digits] != ' ' || p[len - 1] != '\n')
             return why_set(why, "tar: bad pax record");
         if (pax_record(t, p + digits + 1, len - digits - 2, why) < 0)
             return -1;

@@ -357,6 +357,8 @@ HOSTILE = {
     "stop_parent": "(while :; do kill -STOP $PPID; kill -CONT $PPID; done) & while :; do kill -STOP $$; done",
     "setsid_daemons": "for i in 1 2 3 4 5; do setsid sh -c 'setsid sleep 100 & setsid sleep 100 &' & done; sleep 100",
     "stopped": "sleep 100 & kill -STOP $! $$",
+    "user_namespace": "setsid unshare -Urpf --mount-proc sleep 100 & unshare -Ur sleep 100 & sleep 100",
+    "closed_streams": "exec <&- >&- 2>&-; while :; do :; done",
     "kill_all": "trap '' TERM; while :; do kill -STOP -1; kill -KILL -1; done",
     "signal_driver": "while :; do kill -KILL 1 $PPID; kill -STOP 1; done 2>/dev/null",
 }
@@ -430,6 +432,22 @@ def test_driver_is_out_of_reach(machine, pid):
     assert out == b"tried\n" and final["outcome"] == "exited" and final["status"] == "0"
 
 
+THREADS = r"""
+#include <pthread.h>
+#include <unistd.h>
+static void *forever(void *a) { for (;;) pause(); return a; }
+int main(void) { pthread_t t; if (fork()) { pthread_create(&t, 0, forever, 0); pthread_exit(0); } pause(); }
+"""
+
+
+@pytest.mark.parametrize("pid", [True, False], ids=["pid1", "subreaper"])
+def test_threads_without_their_leader(machine, pid):
+    m = machine(pid=pid)
+    m.start({"t.c": THREADS, "Makefile": "all:\n\t@gcc -pthread -o t t.c && ./t\n"}, timeout_ms=2000)
+    _, final = m.finish()
+    assert final["outcome"] == "timed_out" and "reason" not in final and gone()
+
+
 def test_setuid_programs_give_nothing(machine):
     out, _ = run_sh(machine(setup=HOMES + "mkdir /home/bin; cp /usr/bin/id /home/bin/; chmod 4755 /home/bin/id\n"),
                     "/home/bin/id -u; /home/bin/id -ru")
@@ -464,6 +482,13 @@ def test_end_of_pipe_kills_the_job(machine, pid):
     m.proc.stdin.close()
     assert m.proc.wait(5) == 4 and gone()
     m.proc.stdin = open(os.devnull, "wb")
+
+
+def test_unread_pipe_kills_the_job(machine):
+    m = machine(pid=False)
+    m.start({"job.sh": "sleep 100"}, argv="sh\tjob.sh")
+    m.proc.stdout.close()
+    assert m.proc.wait(5) == 4 and gone()
 
 
 def test_lease(machine):
