@@ -1,0 +1,261 @@
+#include "services/api/core_private.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct script script_lookup = {
+    "lookup",
+#include "api/lua/lookup.inc"
+};
+static const struct script script_accept = {
+    "accept",
+#include "api/lua/accept.inc"
+};
+static const struct script script_reject = {
+    "reject",
+#include "api/lua/reject.inc"
+};
+
+static const char no_ids[] =
+    "No job ids can be given out: no dispatcher has taken charge of this Redis yet; try again";
+
+/* ---- lookup -------------------------------------------------------------------------------------- */
+
+struct lookup {
+    struct core_op op;
+    size_t file_ct;
+};
+
+static void take_digests(struct core_answer *a, char *text)
+{
+    char *save = NULL;
+
+    for (char *d = strtok_r(text, " ", &save); d && a->digest_ct < JOB_MAX_DIGESTS;
+         d = strtok_r(NULL, " ", &save))
+        a->digests[a->digest_ct++] = d;
+}
+
+static void looked_up(void *p, const char *status, redisReply *r, const char *why)
+{
+    struct lookup *l = p;
+    struct core_answer a = {.status = CORE_OK};
+
+    if (!status) {
+        core_fail(&l->op, why);
+        free(l);
+        return;
+    }
+    a.lab = strcmp(core_text(r, 1), "1") == 0;
+    a.id = strtoull(core_text(r, 2), NULL, 10);
+    if (a.id)
+        a.status = CORE_SAME;
+    if (core_text_len(r, 3))
+        take_digests(&a, r->element[3]->str);
+    a.files = xcalloc(l->file_ct + 1, sizeof(a.files[0]));
+    a.file_ct = l->file_ct;
+    for (size_t i = 0; i < l->file_ct; i++) {
+        if (!core_file_parse(core_text(r, 4 + i), &a.files[i]))
+            a.files[i].sha256[0] = '\0';
+    }
+    core_end(&l->op, &a);
+    free(a.files);
+    free(l);
+}
+
+void core_lookup(struct core *c, const char *tenant, const char *lab, const char *dup,
+                 const char *image, const char *const *files, size_t file_ct, core_done_fn *done,
+                 void *arg)
+{
+    struct lookup *l = xcalloc(1, sizeof(*l));
+    const char **argv = xcalloc(4 + file_ct, sizeof(*argv));
+
+    l->op = (struct core_op){.core = c, .done = done, .arg = arg};
+    l->file_ct = file_ct;
+    argv[0] = tenant;
+    argv[1] = lab;
+    argv[2] = dup;
+    argv[3] = image;
+    for (size_t i = 0; i < file_ct; i++)
+        argv[4 + i] = files[i];
+    core_script(&l->op, &script_lookup, 4 + (int)file_ct, argv, NULL, looked_up);
+    free(argv);
+}
+
+/* ---- accept and reject ---------------------------------------------------------------------------- */
+
+/* Kept until Redis has answered, since it may have to be asked again. */
+struct submit {
+    struct core_op op;
+    char *tenant, *lab, *output_file, *dup;
+    char **lines;
+    size_t line_ct;
+    bool has_callback;
+    unsigned class;
+    int64_t at;
+    struct buf body, place;
+};
+
+static void submit_free(struct submit *s)
+{
+    free(s->tenant);
+    free(s->lab);
+    free(s->output_file);
+    free(s->dup);
+    for (size_t i = 0; i < s->line_ct; i++)
+        free(s->lines[i]);
+    free(s->lines);
+    buf_free(&s->body);
+    buf_free(&s->place);
+    free(s);
+}
+
+/* What decides where a job can run: docs/protocol.md, P:pl. */
+static void place_text(const struct job *job, struct buf *b)
+{
+    buf_printf(b, "%s\n", job->image);
+    for (size_t i = 0; i < job->digest_ct; i++)
+        buf_printf(b, "%s%s", i ? "," : "", job->digests[i]);
+    buf_append(b, "\n", 1);
+    for (size_t i = 0; i < job->label_ct; i++)
+        buf_printf(b, "%s%s", i ? "," : "", job->labels[i]);
+}
+
+static void submit_again(void *p);
+
+static void submitted(void *p, const char *status, redisReply *r, const char *why)
+{
+    struct submit *s = p;
+    struct core_answer a = {.status = CORE_OK, .why = ""};
+
+    if (!status) {
+        a.status = CORE_FAILED;
+        a.why = why;
+    } else if (strcmp(status, "stale") == 0 || strcmp(status, "ids") == 0) {
+        if (core_again(&s->op, submit_again))
+            return;
+        a.status = CORE_FAILED;
+        a.why = no_ids;
+    } else if (strcmp(status, "full") == 0) {
+        a.status = CORE_FULL;
+    } else {
+        a.status = strcmp(status, "dup") == 0 ? CORE_SAME : CORE_OK;
+        a.id = strtoull(core_text(r, 1), NULL, 10);
+    }
+    core_end(&s->op, &a);
+    submit_free(s);
+}
+
+static void send_accept(struct submit *s)
+{
+    const struct config *cfg = s->op.core->env.cfg;
+    char now[24], class[8], dup_ms[24], most[24];
+    const char *argv[] = {rconn_run_id(s->op.core->redis),
+                          now,
+                          s->tenant,
+                          s->lab,
+                          s->output_file,
+                          class,
+                          s->place.data,
+                          s->has_callback ? "1" : "0",
+                          s->dup,
+                          dup_ms,
+                          most,
+                          s->body.data};
+    size_t len[ARRAY_SIZE(argv)];
+
+    snprintf(now, sizeof(now), "%" PRId64, s->at);
+    snprintf(class, sizeof(class), "%u", s->class);
+    snprintf(dup_ms, sizeof(dup_ms), "%" PRId64, cfg->dup_window_ms);
+    snprintf(most, sizeof(most), "%" PRId64, cfg->max_live_jobs);
+    for (size_t i = 0; i < ARRAY_SIZE(argv) - 1; i++)
+        len[i] = strlen(argv[i]);
+    len[ARRAY_SIZE(argv) - 1] = s->body.len;
+    core_script(&s->op, &script_accept, ARRAY_SIZE(argv), argv, len, submitted);
+}
+
+static void send_reject(struct submit *s)
+{
+    const char **argv = xcalloc(5 + s->line_ct, sizeof(*argv));
+    size_t *len = xcalloc(5 + s->line_ct, sizeof(*len));
+    char now[24];
+
+    snprintf(now, sizeof(now), "%" PRId64, s->at);
+    argv[0] = rconn_run_id(s->op.core->redis);
+    argv[1] = now;
+    argv[2] = s->body.data;
+    argv[3] = s->tenant;
+    argv[4] = s->lab;
+    for (size_t i = 0; i < s->line_ct; i++)
+        argv[5 + i] = s->lines[i];
+    for (size_t i = 0; i < 5 + s->line_ct; i++)
+        len[i] = i == 2 ? s->body.len : strlen(argv[i]);
+    core_script(&s->op, &script_reject, 5 + (int)s->line_ct, argv, len, submitted);
+    free(argv);
+    free(len);
+}
+
+static void submit_again(void *p)
+{
+    struct submit *s = p;
+
+    if (s->lines)
+        send_reject(s);
+    else
+        send_accept(s);
+}
+
+static struct submit *submit_new(struct core *c, const struct job *job, core_done_fn *done,
+                                 void *arg)
+{
+    struct submit *s = xcalloc(1, sizeof(*s));
+
+    s->op = (struct core_op){.core = c, .done = done, .arg = arg};
+    s->tenant = xstrdup(job->tenant);
+    s->lab = xstrdup(job->lab);
+    s->at = job->accepted_ms;
+    buf_init(&s->body, JOB_BODY_MAX);
+    buf_init(&s->place, JOB_BODY_MAX);
+    return s;
+}
+
+static void submit_too_big(void *p)
+{
+    struct submit *s = p;
+
+    core_fail(&s->op, "The job is too big: its description may have 256 KB");
+    submit_free(s);
+}
+
+void core_accept(struct core *c, const struct job *job, const char *dup, core_done_fn *done,
+                 void *arg)
+{
+    struct submit *s = submit_new(c, job, done, arg);
+
+    s->output_file = xstrdup(job->output_file);
+    s->dup = xstrdup(dup);
+    s->has_callback = job->callback_url;
+    s->class = job->class;
+    place_text(job, &s->place);
+    if (job_encode(job, &s->body) < 0)
+        c->env.ops->timer_start(c->env.loop, 0, submit_too_big, s);
+    else
+        send_accept(s);
+}
+
+void core_reject(struct core *c, const struct job *job, const char *const *lines, size_t line_ct,
+                 core_done_fn *done, void *arg)
+{
+    struct submit *s = submit_new(c, job, done, arg);
+
+    s->lines = xcalloc(line_ct + 1, sizeof(s->lines[0]));
+    for (size_t i = 0; i < line_ct; i++)
+        s->lines[s->line_ct++] = xstrdup(lines[i]);
+    if (job_encode(job, &s->body) < 0)
+        c->env.ops->timer_start(c->env.loop, 0, submit_too_big, s);
+    else
+        send_reject(s);
+}

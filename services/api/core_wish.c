@@ -1,0 +1,327 @@
+/* Wishes and waiting for them. A wish is state in Redis that a vmm brings about on a thread of its own
+ * and reports on; who waits here is an entry in a list and holds nothing up. Reports are hints: on each,
+ * and whenever the subscription is (again) confirmed, the state is read anew. */
+
+#include "services/api/core_private.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/queue.h>
+
+#define WAITS_MAX 256
+
+static const struct script script_wish_pool = {
+    "wish_pool",
+#include "api/lua/wish_pool.inc"
+};
+static const struct script script_wish_build = {
+    "wish_build",
+#include "api/lua/wish_build.inc"
+};
+static const struct script script_build_state = {
+    "build_state",
+#include "api/lua/build_state.inc"
+};
+
+enum wait_kind { WAIT_POOL, WAIT_BUILD };
+#define WAIT_KINDS 2
+static const char *const channel_names[WAIT_KINDS] = {"pools", "builds"};
+
+struct wait {
+    TAILQ_ENTRY(wait) link;
+    struct core_op op;    /* of the caller */
+    struct core_op check; /* of the script that looks */
+    enum wait_kind kind;
+    char *image;
+    unsigned n, cores_milli, memory_mb;
+    char sha256[SHA256_HEX + 1];
+    bool waiting, checking, check_again, over;
+    unsigned total, vmms; /* pool: when last looked at */
+    void *timer;
+};
+
+struct waits {
+    struct core *core;
+    struct rconn *sub;
+    char *channels[WAIT_KINDS];
+    TAILQ_HEAD(wait_list, wait) list;
+    unsigned ct[WAIT_KINDS];
+};
+
+static void wait_check(struct wait *w);
+
+/* ---- The list ------------------------------------------------------------------------------------ */
+
+static void check_all(struct waits *ws, const char *channel, const char *image)
+{
+    struct wait *w;
+
+    TAILQ_FOREACH(w, &ws->list, link)
+    {
+        if ((!channel || strcmp(channel, ws->channels[w->kind]) == 0) &&
+            (!image || w->kind != WAIT_BUILD || strcmp(image, w->image) == 0))
+            wait_check(w);
+    }
+}
+
+static void on_up(struct rconn *r, void *arg)
+{
+    (void)r;
+    check_all(arg, NULL, NULL);
+}
+
+static void on_subscribed(struct rconn *r, const char *channel, void *arg)
+{
+    (void)r;
+    check_all(arg, channel, NULL);
+}
+
+static void on_message(struct rconn *r, const char *channel, const char *data, size_t len,
+                       void *arg)
+{
+    char *payload = xstrndup(data, len);
+
+    (void)r;
+    check_all(arg, channel, payload);
+    free(payload);
+}
+
+void core_waits_start(struct core *c)
+{
+    const struct config *cfg = c->env.cfg;
+    struct waits *ws = xcalloc(1, sizeof(*ws));
+    const struct rconn_options opt = {.url = cfg->redis_url,
+                                      .prefix = cfg->redis_prefix,
+                                      .timeout_ms = (unsigned)cfg->redis_timeout_ms,
+                                      .max_inflight = 64,
+                                      .subscriber = true,
+                                      .on_up = on_up,
+                                      .on_message = on_message,
+                                      .on_subscribed = on_subscribed,
+                                      .arg = ws};
+
+    ws->core = c;
+    TAILQ_INIT(&ws->list);
+    for (int k = 0; k < WAIT_KINDS; k++)
+        ws->channels[k] = xasprintf("%s:%s", cfg->redis_prefix, channel_names[k]);
+    ws->sub = rconn_new(&opt, c->env.ops, c->env.loop);
+    c->waits = ws;
+}
+
+static void wait_free(struct wait *w)
+{
+    free(w->image);
+    free(w);
+}
+
+/* Ends the caller's operation; w itself stays until no look is under way. */
+static void wait_over(struct wait *w, enum core_status status, const char *why)
+{
+    struct core *c = w->op.core;
+    struct waits *ws = c->waits;
+
+    if (w->waiting) {
+        TAILQ_REMOVE(&ws->list, w, link);
+        if (--ws->ct[w->kind] == 0)
+            rconn_unsubscribe(ws->sub, ws->channels[w->kind]);
+        if (w->timer)
+            c->env.ops->timer_stop(c->env.loop, w->timer);
+    }
+    w->waiting = false;
+    w->over = true;
+    core_end(&w->op, &(struct core_answer){.status = status, .why = why});
+    if (!w->checking)
+        wait_free(w);
+}
+
+static void wait_late(void *p)
+{
+    struct wait *w = p;
+    char why[160];
+
+    w->timer = NULL;
+    if (w->kind == WAIT_BUILD)
+        snprintf(why, sizeof(why), "the image is not built yet; ask again");
+    else if (w->vmms == 0)
+        snprintf(why, sizeof(why), "no worker is up; the wish stands");
+    else
+        snprintf(why, sizeof(why), "%u of %u machines are ready; the wish stands, ask again",
+                 w->total, w->n);
+    wait_over(w, w->kind == WAIT_POOL && w->vmms && w->total >= w->n ? CORE_OK : CORE_LATE, why);
+}
+
+static void wait_begin(struct wait *w)
+{
+    struct core *c = w->op.core;
+    struct waits *ws = c->waits;
+
+    if (ws->ct[WAIT_POOL] + ws->ct[WAIT_BUILD] >= WAITS_MAX) {
+        wait_over(w, CORE_LATE, "too many others wait already; the wish stands");
+        return;
+    }
+    w->waiting = true;
+    TAILQ_INSERT_TAIL(&ws->list, w, link);
+    w->timer =
+        c->env.ops->timer_start(c->env.loop, (unsigned)c->env.cfg->wish_wait_ms, wait_late, w);
+    if (ws->ct[w->kind]++ == 0)
+        rconn_subscribe(ws->sub, ws->channels[w->kind]); /* and look when it is confirmed */
+    wait_check(w);
+}
+
+/* ---- Looking ------------------------------------------------------------------------------------- */
+
+/* After a look: true when w is to be looked at no more, and perhaps freed. */
+static bool checked(struct wait *w)
+{
+    bool over = w->over;
+
+    w->checking = false;
+    if (over)
+        wait_free(w);
+    return over;
+}
+
+static void check_next(struct wait *w)
+{
+    bool again = w->check_again;
+
+    w->check_again = false;
+    if (again)
+        wait_check(w);
+}
+
+static void pool_looked(void *arg, const struct core_answer *a)
+{
+    struct wait *w = arg;
+    size_t total = 0, idle = 0;
+
+    if (checked(w) || a->status != CORE_OK) /* Redis went away: the next on_up looks again */
+        return;
+    for (size_t i = 0; i < a->pool_ct; i++) {
+        if (strcmp(a->pools[i].image, w->image) == 0) {
+            total = a->pools[i].total_ct;
+            idle = a->pools[i].free_ct;
+        }
+    }
+    w->total = (unsigned)total;
+    w->vmms = (unsigned)a->slots;
+    /* Machines that are at work can not be taken away, so more of them than wished is no obstacle. */
+    if (w->vmms && total >= w->n && idle <= w->n)
+        wait_over(w, CORE_OK, "");
+    else
+        check_next(w);
+}
+
+static void build_looked(void *op, const char *status, redisReply *r, const char *why)
+{
+    struct wait *w = H2O_STRUCT_FROM_MEMBER(struct wait, check, op);
+    char state[16] = "", sha[SHA256_HEX + 1] = "";
+    int at = 0;
+
+    (void)why;
+    if (checked(w) || !status)
+        return;
+    sscanf(core_text(r, 1), "%15s %64s %n", state, sha, &at);
+    if (strcmp(sha, w->sha256) != 0)
+        wait_over(w, CORE_FAILED, "another image of that name was sent meanwhile");
+    else if (strcmp(state, "done") == 0)
+        wait_over(w, CORE_OK, "");
+    else if (strcmp(state, "failed") == 0)
+        wait_over(w, CORE_FAILED, core_text(r, 1) + at);
+    else
+        check_next(w);
+}
+
+static void wait_check(struct wait *w)
+{
+    struct core *c = w->op.core;
+    const char *argv[] = {w->image};
+
+    if (w->checking) { /* what was read may be from before the report */
+        w->check_again = true;
+        return;
+    }
+    w->checking = true;
+    w->check = (struct core_op){.core = c};
+    if (w->kind == WAIT_POOL)
+        core_pools(c, pool_looked, w);
+    else
+        core_script(&w->check, &script_build_state, 1, argv, NULL, build_looked);
+}
+
+/* ---- prealloc ------------------------------------------------------------------------------------ */
+
+static struct wait *wait_new(struct core *c, enum wait_kind kind, const char *image,
+                             core_done_fn *done, void *arg)
+{
+    struct wait *w = xcalloc(1, sizeof(*w));
+
+    w->op = (struct core_op){.core = c, .done = done, .arg = arg};
+    w->kind = kind;
+    w->image = xstrdup(image);
+    return w;
+}
+
+static void pool_wished(void *op, const char *status, redisReply *r, const char *why)
+{
+    struct wait *w = H2O_STRUCT_FROM_MEMBER(struct wait, op, op);
+
+    (void)r;
+    if (!status)
+        wait_over(w, CORE_FAILED, why);
+    else if (strcmp(status, "noimage") == 0)
+        wait_over(w, CORE_NOT_FOUND, "");
+    else
+        wait_begin(w);
+}
+
+void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
+                   unsigned memory_mb, core_done_fn *done, void *arg)
+{
+    struct wait *w = wait_new(c, WAIT_POOL, image, done, arg);
+    char count[16], cores[16], memory[16];
+    const char *argv[] = {image, count, cores, memory};
+
+    w->n = n;
+    snprintf(count, sizeof(count), "%u", n);
+    snprintf(cores, sizeof(cores), "%u", cores_milli);
+    snprintf(memory, sizeof(memory), "%u", memory_mb);
+    core_script(&w->op, &script_wish_pool, 4, argv, NULL, pool_wished);
+}
+
+/* ---- build --------------------------------------------------------------------------------------- */
+
+static void build_wished(void *op, const char *status, redisReply *r, const char *why)
+{
+    struct wait *w = H2O_STRUCT_FROM_MEMBER(struct wait, op, op);
+
+    if (!status)
+        wait_over(w, CORE_FAILED, why);
+    else if (strncmp(core_text(r, 1), "done ", 5) == 0)
+        wait_over(w, CORE_OK, "");
+    else
+        wait_begin(w);
+}
+
+static void build_stored(void *arg, const struct core_answer *a)
+{
+    struct wait *w = arg;
+    const char *argv[] = {w->image, w->sha256};
+
+    if (a->status != CORE_OK) {
+        wait_over(w, CORE_FAILED, a->why);
+        return;
+    }
+    memcpy(w->sha256, a->files[0].sha256, sizeof(w->sha256));
+    core_script(&w->op, &script_wish_build, 2, argv, NULL, build_wished);
+}
+
+void core_build(struct core *c, const char *name, const void *data, size_t len, core_done_fn *done,
+                void *arg)
+{
+    core_store(c, data, len, build_stored, wait_new(c, WAIT_BUILD, name, done, arg));
+}

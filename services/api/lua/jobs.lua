@@ -1,0 +1,21 @@
+#!lua flags=no-writes
+-- ARGV: tenant, 0 live or 1 dead, most jobs. "ok", how many there are, then of each by rising id: id, body, s, v's driver, n, m, x,
+-- at, and its trace as an array. Of too many live ones the oldest (they run or run next), of too many dead ones the newest.
+local most, dead = tonumber(ARGV[3]), ARGV[2] == '1'
+local key = P .. (dead and 'dead:' or 'live:') .. ARGV[1]
+local ids = dead and call('ZRANGE', key, -most, -1) or call('ZRANGE', key, 0, most - 1)
+local reply = {'ok', tostring(call('ZCARD', key))}
+local drivers, some = {}, ''
+for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do
+  drivers[v] = call('HGET', P .. 'vmm:' .. v, 'driver') or ''
+  some = drivers[v]
+end
+for _, id in ipairs(ids) do
+  local h = call('HMGET', P .. 'j:' .. id, 's', 'v', 'n', 'm', 'x', 'at')
+  local body = call('GET', P .. 'b:' .. id)
+  if body and h[1] then
+    reply[#reply + 1] = {id, body, h[1], h[2] and drivers[h[2]] or some, h[3] or '0', h[4] or '', h[5] or '',
+      h[6] or '0', call('LRANGE', P .. 't:' .. id, 0, -1)}
+  end
+end
+return reply

@@ -1,0 +1,17 @@
+#!lua
+-- ARGV: image name, sha256 of the archive. "ok" and the build's text. The same wish again is the same wish, until it failed or
+-- the image is gone again.
+local now = call('HGET', P .. 'build', ARGV[1])
+local state, sha
+if now then state, sha = string.match(now, '^(%S+) (%S+)') end
+local same = sha == ARGV[2] and (state == 'wanted' or (state == 'done' and call('HEXISTS', P .. 'img', ARGV[1]) == 1))
+if not same then
+  now = 'wanted ' .. ARGV[2] .. ' '
+  call('HSET', P .. 'build', ARGV[1], now)
+end
+if not same or state == 'wanted' then
+  for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do
+    if call('HGET', P .. 'vmm:' .. v, 'state') == 'up' then call('PUBLISH', P .. 'v:' .. v, 'b') end
+  end
+end
+return {'ok', now}

@@ -1,0 +1,293 @@
+#include "services/api/reply.h"
+
+#include "base/digest.h"
+#include "base/mem.h"
+#include "base/name.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define JSON_TYPE "application/json; charset=UTF-8"
+#define HTML_TYPE "text/html; charset=UTF-8"
+
+/* ---- JSON ---------------------------------------------------------------------------------------- */
+
+/* The length of a UTF-8 character of two and more bytes, and its code point; 0 when it is none. */
+static size_t take_char(const char *s, size_t len, unsigned *ret)
+{
+    unsigned char c = (unsigned char)*s;
+    size_t n = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
+
+    if (n > len || !utf8_valid(s, n))
+        return 0;
+    *ret = c & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++)
+        *ret = *ret << 6 | ((unsigned char)s[i] & 0x3f);
+    return n;
+}
+
+static void out_escape(struct buf *b, unsigned cp)
+{
+    static const char names[] = "\bb\tt\nn\ff\rr\"\"\\\\";
+
+    for (size_t i = 0; i + 1 < sizeof(names); i += 2) {
+        if ((unsigned char)names[i] == cp) {
+            buf_printf(b, "\\%c", names[i + 1]);
+            return;
+        }
+    }
+    if (cp >= 0x10000)
+        buf_printf(b, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
+                   0xdc00 + ((cp - 0x10000) & 0x3ff));
+    else
+        buf_printf(b, "\\u%04x", cp);
+}
+
+static bool is_plain(const char *s, size_t i)
+{
+    unsigned char c = (unsigned char)s[i];
+
+    return c >= 0x20 && c < 0x7f && c != '"' && c != '\\' && !(c == '/' && i && s[i - 1] == '<');
+}
+
+void out_str(struct buf *b, const char *s, size_t len)
+{
+    size_t i = 0;
+
+    buf_append(b, "\"", 1);
+    while (i < len) {
+        size_t run = i, n = 1;
+        unsigned cp = (unsigned char)s[i];
+
+        while (run < len && is_plain(s, run))
+            run++;
+        if (run > i) {
+            buf_append(b, s + i, run - i);
+            i = run;
+            continue;
+        }
+        if (cp == '/' || cp == 0x7f) {
+            buf_append(b, cp == '/' ? "\\/" : "\x7f", cp == '/' ? 2 : 1);
+        } else {
+            if (cp >= 0x80 && !(n = take_char(s + i, len - i, &cp))) {
+                cp = 0xfffd;
+                n = 1;
+            }
+            out_escape(b, cp);
+        }
+        i += n;
+    }
+    buf_append(b, "\"", 1);
+}
+
+void out_cstr(struct buf *b, const char *s)
+{
+    out_str(b, s, strlen(s));
+}
+
+void out_key(struct buf *b, const char *key, bool first)
+{
+    if (!first)
+        buf_append(b, ", ", 2);
+    out_cstr(b, key);
+    buf_append(b, ": ", 2);
+}
+
+void out_status(struct buf *b, int status_id, const char *text)
+{
+    buf_printf(b, "{\"statusId\": %d, \"statusMsg\": ", status_id);
+    out_cstr(b, text);
+}
+
+/* ---- Answers ------------------------------------------------------------------------------------- */
+
+const char *reply_reason(int status)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } reasons[] = {{200, "OK"},
+                   {201, "Created"},
+                   {304, "Not Modified"},
+                   {400, "Bad Request"},
+                   {401, "Unauthorized"},
+                   {404, "Not Found"},
+                   {405, "Method Not Allowed"},
+                   {408, "Request Timeout"},
+                   {413, "Request Entity Too Large"},
+                   {422, "Unprocessable Entity"},
+                   {503, "Service Unavailable"},
+                   {507, "Insufficient Storage"}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(reasons); i++) {
+        if (reasons[i].status == status)
+            return reasons[i].reason;
+    }
+    return "Internal Server Error";
+}
+
+char *reply_page(int status)
+{
+    const char *reason = reply_reason(status);
+
+    return xasprintf("<html><title>%d: %s</title><body>%d: %s</body></html>", status, reason,
+                     status, reason);
+}
+
+static void add_header(h2o_req_t *req, const char *name, const char *orig, const char *value)
+{
+    size_t len = strlen(name);
+
+    h2o_add_header_by_str(&req->pool, &req->res.headers, name, len, 0, orig, value, strlen(value));
+}
+
+static char *pool_text(h2o_req_t *req, const char *s)
+{
+    return h2o_strdup(&req->pool, s, SIZE_MAX).base;
+}
+
+/* Is `etag` (quoted) in the client's list? */
+static bool etag_matches(const struct call *c, const char *etag)
+{
+    size_t len;
+    const char *list = call_header(c, "if-none-match", &len);
+
+    return list && (memmem(list, len, etag, strlen(etag)) || (len == 1 && *list == '*'));
+}
+
+/* The head of an answer; false when it was a 304 and is over. */
+static bool begin(struct call *c, int status, const char *type, const char *etag, size_t len)
+{
+    h2o_req_t *req = c->req;
+    bool same = etag && status == 200 && etag_matches(c, etag);
+
+    req->res.status = same ? 304 : status;
+    req->res.reason = reply_reason(req->res.status);
+    req->res.content_length = len; /* without it h2o ends the connection or sends chunks */
+    if (atomic_load_explicit(&c->loop->server->draining, memory_order_relaxed))
+        req->http1_is_persistent = 0;
+    if (!same)
+        add_header(req, "content-type", "Content-Type", type);
+    if (etag)
+        add_header(req, "etag", "Etag", pool_text(req, etag));
+    return !same;
+}
+
+static void send_whole(struct call *c, const void *data, size_t len)
+{
+    static h2o_generator_t none = {NULL, NULL};
+    h2o_req_t *req = c->req;
+    h2o_iovec_t body = {h2o_mem_alloc_pool(&req->pool, len ? len : 1), len};
+    int status = req->res.status;
+
+    memcpy(body.base, data, len);
+    c->req = NULL; /* h2o_send() may end it */
+    *c->anchor = NULL;
+    h2o_start_response(req, &none);
+    h2o_send(req, &body, len ? 1 : 0, H2O_SEND_STATE_FINAL);
+    call_end(c, status, len);
+}
+
+void reply_bytes(struct call *c, int status, const char *type, const char *etag, const void *data,
+                 size_t len)
+{
+    char sha[SHA1_HEX + 3];
+
+    if (!c->req) {
+        call_end(c, 0, 0);
+        return;
+    }
+    if (!etag && status == 200 && c->method == ROUTE_GET) {
+        sha[0] = '"';
+        digest_hex(DIGEST_SHA1, data, len, sha + 1);
+        strcpy(sha + 1 + SHA1_HEX, "\"");
+        etag = sha;
+    }
+    if (!begin(c, status, type, etag, len) ||
+        h2o_memis(c->req->method.base, c->req->method.len, H2O_STRLIT("HEAD")))
+        len = 0; /* but Content-Length is told */
+    send_whole(c, data, len);
+}
+
+void reply_json(struct call *c, const struct buf *b)
+{
+    reply_bytes(c, 200, JSON_TYPE, NULL, b->data, b->len);
+}
+
+void reply_status(struct call *c, int status_id, const char *text)
+{
+    struct buf b = BUF_INIT(SIZE_MAX);
+
+    out_status(&b, status_id, text);
+    buf_append(&b, "}", 1);
+    reply_json(c, &b);
+    buf_free(&b);
+}
+
+void reply_html(struct call *c, int status)
+{
+    char *page = reply_page(status);
+
+    reply_bytes(c, status, HTML_TYPE, NULL, page, strlen(page));
+    free(page);
+}
+
+/* ---- Answers in pieces ---------------------------------------------------------------------------- */
+
+static void stream_proceed(h2o_generator_t *g, h2o_req_t *req)
+{
+    struct reply_stream *s = (struct reply_stream *)g;
+
+    (void)req;
+    s->next(s);
+}
+
+/* The request's pool goes with the request, however it ends. */
+static void stream_gone(void *p)
+{
+    struct reply_stream *s = *(struct reply_stream **)p;
+
+    s->req = NULL;
+    s->stop(s);
+}
+
+int reply_stream_begin(struct call *c, struct reply_stream *s, const char *type, const char *etag,
+                       size_t len)
+{
+    h2o_req_t *req = c->req;
+    struct reply_stream **anchor;
+
+    if (!req || !begin(c, 200, type, etag, len)) {
+        if (req)
+            send_whole(c, "", 0);
+        else
+            call_end(c, 0, 0);
+        s->stop(s);
+        return 0;
+    }
+    anchor = h2o_mem_alloc_shared(&req->pool, sizeof(s), stream_gone);
+    *anchor = s;
+    s->generator = (h2o_generator_t){stream_proceed, NULL};
+    s->req = req;
+    c->req = NULL;
+    *c->anchor = NULL;
+    call_end(c, 200, len);
+    h2o_start_response(req, &s->generator);
+    s->next(s);
+    return 1;
+}
+
+void reply_stream_send(struct reply_stream *s, const void *data, size_t len, bool last)
+{
+    h2o_iovec_t piece = {(char *)data, len};
+
+    if (s->req)
+        h2o_send(s->req, &piece, len ? 1 : 0,
+                 last ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
+}
+
+void reply_stream_fail(struct reply_stream *s)
+{
+    if (s->req)
+        h2o_send(s->req, NULL, 0, H2O_SEND_STATE_ERROR);
+}

@@ -1,0 +1,49 @@
+#ifndef MILONGA_API_REPLY_H
+#define MILONGA_API_REPLY_H
+
+/* Answers, and JSON written as Tango wrote it: ", " and ": " between things, \uXXXX for all that is not
+ * ASCII, and "<\/" for "</". Every reply_* ends the call. */
+
+#include "base/buf.h"
+#include "services/api/call.h"
+
+/* A JSON string. Bytes that are not UTF-8 become U+FFFD. */
+void out_str(struct buf *b, const char *s, size_t len);
+void out_cstr(struct buf *b, const char *s);
+/* The key of an object's member, with its ": ". `first` says whether a ", " goes before. */
+void out_key(struct buf *b, const char *key, bool first);
+
+/* What most answers begin with: {"statusId": N, "statusMsg": "TEXT" ; the caller adds members and '}'. */
+void out_status(struct buf *b, int status_id, const char *text);
+
+/* 200 with JSON. */
+void reply_json(struct call *c, const struct buf *b);
+/* 200 with {"statusId": ..., "statusMsg": ...}. */
+void reply_status(struct call *c, int status_id, const char *text);
+/* An error page, as Tornado's: 400, 404, 405, 413, 500, 503. */
+void reply_html(struct call *c, int status);
+/* `etag` NULL: the quoted SHA-1 of a GET's body; an If-None-Match of it gets a 304. */
+void reply_bytes(struct call *c, int status, const char *type, const char *etag, const void *data,
+                 size_t len);
+
+/* The same page for a connection whose request h2o has not handed on: *ret is the caller's to free. */
+const char *reply_reason(int status);
+char *reply_page(int status);
+
+/* An answer in pieces. Once begun, the call is over for its handler and its own state is kept until
+ * stream->stop is called: after the last piece, or when the client is gone. */
+struct reply_stream {
+    h2o_generator_t generator; /* first */
+    h2o_req_t *req;
+    void (*next)(struct reply_stream *s); /* wants reply_stream_send() */
+    void (*stop)(struct reply_stream *s); /* the last call; frees it */
+};
+/* 1: begun, and `next` was called; 0: answered 304, `stop` was called. */
+int reply_stream_begin(struct call *c, struct reply_stream *s, const char *type, const char *etag,
+                       size_t len);
+/* `data` must live until the next call of `next` or `stop`. */
+void reply_stream_send(struct reply_stream *s, const void *data, size_t len, bool last);
+/* What was promised can not be sent: cuts the connection. */
+void reply_stream_fail(struct reply_stream *s);
+
+#endif

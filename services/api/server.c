@@ -1,0 +1,235 @@
+#include "services/api/server.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "services/api/call.h"
+#include "services/api/conn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define SPILL_BYTES (4u << 20)
+#define BACKLOG 1024
+/* h2o's limit would cover a whole body; ours are in conn.c */
+#define H2O_REQUEST_MS (24 * 3600 * 1000ull)
+
+struct handler {
+    h2o_handler_t super;
+    struct server *server;
+};
+
+static struct loop *loop_of(h2o_req_t *req)
+{
+    return H2O_STRUCT_FROM_MEMBER(struct loop, ctx, req->conn->ctx);
+}
+
+static int on_request(h2o_handler_t *self, h2o_req_t *req)
+{
+    (void)self;
+    return call_begin(loop_of(req), req);
+}
+
+/* ---- Listening ----------------------------------------------------------------------------------- */
+
+static int listen_on(const struct addrinfo *ai)
+{
+    int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1, e;
+
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
+        return fd;
+    e = errno;
+    close(fd);
+    return -e;
+}
+
+static int server_listen(const struct config *cfg, struct error *err)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list, *ai;
+    const char *host = cfg->listen_host;
+    char port[16];
+    int r, fd = -EADDRNOTAVAIL;
+
+    snprintf(port, sizeof(port), "%lld", (long long)cfg->port);
+    r = getaddrinfo(*host ? host : NULL, port, &hints, &list);
+    if (r != 0)
+        return err_set(err, ERR_PERMANENT, EADDRNOTAVAIL, "listen_host %s: %s", host,
+                       gai_strerror(r));
+    for (ai = list; ai; ai = ai->ai_next) {
+        fd = listen_on(ai);
+        if (fd >= 0)
+            break;
+    }
+    freeaddrinfo(list);
+    if (fd >= 0)
+        return fd;
+    return err_set_errno(err, ERR_PERMANENT, -fd,
+                         "can not listen on %s port %s; set `port` to a free one%s", host, port,
+                         fd == -EACCES ? " above 1023" : "");
+}
+
+/* ---- Set-up -------------------------------------------------------------------------------------- */
+
+/* Bodies beyond SPILL_BYTES are unlinked files there. Before any thread: h2o reads these globals. */
+static int spill_setup(const struct config *cfg, struct error *err)
+{
+    static h2o_buffer_mmap_settings_t *set = &h2o_socket_buffer_mmap_settings;
+    int n;
+
+    if (mkdir(cfg->data_dir, 0755) < 0 && errno != EEXIST)
+        return err_set_errno(err, ERR_PERMANENT, errno, "data_dir %s", cfg->data_dir);
+    n = snprintf(set->fn_template, sizeof(set->fn_template), "%s/tmp", cfg->data_dir);
+    if (n < 0 || (size_t)n + sizeof("/body.XXXXXX") > sizeof(set->fn_template))
+        return err_set(err, ERR_PERMANENT, ENAMETOOLONG, "data_dir is too long");
+    if (mkdir(set->fn_template, 0700) < 0 && errno != EEXIST)
+        return err_set_errno(err, ERR_PERMANENT, errno, "%s", set->fn_template);
+    strcpy(set->fn_template + n, "/body.XXXXXX");
+    set->threshold = SPILL_BYTES;
+    return 0;
+}
+
+static void h2o_setup(struct server *s)
+{
+    h2o_hostconf_t *host;
+    h2o_pathconf_t *path;
+    struct handler *handler;
+
+    h2o_config_init(&s->h2o);
+    s->h2o.server_name = h2o_iovec_init(H2O_STRLIT("Milonga"));
+    /* one more, since h2o refuses a chunked body of exactly the limit */
+    s->h2o.max_request_entity_size = (size_t)s->cfg->max_body_bytes + 1;
+    s->h2o.http1.req_timeout = H2O_REQUEST_MS;
+    s->h2o.http1.upgrade_to_http2 = 0; /* not maintained in this version; a proxy may speak it */
+    host = h2o_config_register_host(&s->h2o, h2o_iovec_init(H2O_STRLIT("default")), 65535);
+    path = h2o_config_register_path(host, "/", 0);
+    handler = (struct handler *)h2o_create_handler(path, sizeof(*handler));
+    handler->super.on_req = on_request;
+    handler->server = s;
+}
+
+/* Another thread asks this loop to drain. */
+static void on_control(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
+{
+    struct loop *l = H2O_STRUCT_FROM_MEMBER(struct loop, control, receiver);
+
+    while (!h2o_linklist_is_empty(messages)) {
+        h2o_multithread_message_t *m =
+            H2O_STRUCT_FROM_MEMBER(h2o_multithread_message_t, link, messages->next);
+
+        h2o_linklist_unlink(&m->link);
+        free(m);
+    }
+    conns_drain(l->conns);
+}
+
+static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct error *err)
+{
+    int fd = fcntl(listen_fd, F_DUPFD_CLOEXEC, 0);
+
+    l->server = s;
+    h2o_context_init(&l->ctx, h2o_evloop_create(), &s->h2o);
+    l->hloop = fd < 0 ? NULL : hloop_new(l->ctx.loop);
+    if (!l->hloop)
+        return err_set_errno(err, ERR_TEMPORARY, errno, "no descriptors left");
+    work_gate_open(&l->gate, l->ctx.queue);
+    h2o_multithread_register_receiver(l->ctx.queue, &l->control, on_control);
+    l->core = core_new(&(struct core_env){.cfg = s->cfg,
+                                          .store = s->store,
+                                          .workers = s->workers,
+                                          .gate = &l->gate,
+                                          .ops = &hloop_ops,
+                                          .loop = l->hloop});
+    l->conns = conns_new(l, fd);
+    return 0;
+}
+
+int server_start(struct server *s, struct error *err)
+{
+    int fd, r = spill_setup(s->cfg, err);
+
+    if (r < 0)
+        return r;
+    fd = server_listen(s->cfg, err);
+    if (fd < 0)
+        return fd;
+    h2o_setup(s);
+    s->started_ms = clock_mono_ms();
+    s->loop_ct = (unsigned)s->cfg->api_threads;
+    s->loops = xcalloc(s->loop_ct, sizeof(s->loops[0]));
+    for (unsigned i = 0; i < s->loop_ct && r == 0; i++) {
+        s->loops[i].number = i;
+        r = loop_setup(s, &s->loops[i], fd, err);
+    }
+    close(fd); /* each loop has its own */
+    return r;
+}
+
+/* ---- Running ------------------------------------------------------------------------------------- */
+
+static void loop_turn(struct loop *l, int max_ms)
+{
+    h2o_evloop_run(l->ctx.loop, max_ms);
+    conns_turn(l->conns);
+}
+
+static void *loop_thread(void *arg)
+{
+    struct loop *l = arg;
+
+    for (;;)
+        loop_turn(l, INT32_MAX);
+    return NULL;
+}
+
+static void drain(struct server *s)
+{
+    if (atomic_exchange(&s->draining, true))
+        return;
+    log_event(LOG_INFO_, "api.draining", "connections", LOG_NUM(atomic_load(&s->conn_ct)), NULL);
+    for (unsigned i = 0; i < s->loop_ct; i++) {
+        h2o_multithread_message_t *m = xcalloc(1, sizeof(*m));
+
+        h2o_multithread_send_message(&s->loops[i].control, m);
+    }
+}
+
+static void on_signal(h2o_socket_t *sock, const char *err)
+{
+    struct server *s = sock->data;
+    struct signalfd_siginfo info;
+
+    (void)err;
+    while (read(h2o_socket_get_fd(sock), &info, sizeof(info)) == sizeof(info)) {
+        if (atomic_load(&s->draining))
+            _exit(1); /* asked twice */
+        drain(s);
+    }
+}
+
+int server_run(struct server *s, int signal_fd, unsigned grace_ms)
+{
+    struct loop *first = &s->loops[0];
+    h2o_socket_t *signals =
+        h2o_evloop_socket_create(first->ctx.loop, signal_fd, H2O_SOCKET_FLAG_DONT_READ);
+    int64_t deadline;
+
+    signals->data = s;
+    h2o_socket_read_start(signals, on_signal);
+    for (unsigned i = 1; i < s->loop_ct; i++)
+        h2o_multithread_create_thread(&s->loops[i].thread, NULL, loop_thread, &s->loops[i]);
+    while (!atomic_load(&s->draining))
+        loop_turn(first, INT32_MAX);
+    deadline = clock_mono_ms() + grace_ms;
+    while (atomic_load(&s->conn_ct) > 0 && clock_mono_ms() < deadline)
+        loop_turn(first, 50);
+    return atomic_load(&s->conn_ct) > 0 ? -EAGAIN : 0;
+}
