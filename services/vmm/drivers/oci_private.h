@@ -1,0 +1,63 @@
+#ifndef MILONGA_OCI_PRIVATE_H
+#define MILONGA_OCI_PRIVATE_H
+
+/* Between oci.c (machines), oci_spec.c (config.json), oci_seccomp.c (its filter), oci_run.c (mounts and crun) and
+ * oci_host.c (the built-in image). */
+
+#include "services/vmm/cgroup.h"
+#include "services/vmm/image.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A bundle: <base>/<machine name>/ with config.json, rootfs (the overlay), rw (the tmpfs below it) and state (crun's). */
+struct oci_bundle {
+    char *path; /* absolute */
+    int fd;
+};
+
+struct oci_spec {
+    const char *bundle;     /* path */
+    const char *autodriver; /* path on this host */
+    const char *hosts;      /* path of what becomes /etc/hosts */
+    bool host_image;
+};
+
+/* The text of config.json; the caller's to free. */
+char *oci_spec_text(const struct oci_spec *s);
+/* linux.seccomp of it. */
+json_t *oci_seccomp(void);
+
+/* ---- oci_host.c ---- */
+
+#define OCI_HOST "host"
+
+/* Makes `name` below base_fd afresh: the root directory of the built-in image without /usr. Refuses
+ * where this machine's layout does not allow for it. */
+int oci_host_make(int base_fd, const char *name, struct error *err);
+/* Appends the mounts that complete it. */
+void oci_host_mounts(json_t *mounts);
+json_t *oci_bind(const char *from, const char *to, bool read_only, bool no_exec);
+/* A file with `text`, made anew. */
+int oci_put_file(int dir_fd, const char *name, const char *text, struct error *err);
+
+/* ---- oci_run.c ---- */
+
+/* Leaves the host's mount namespace for good, before there are threads. */
+int oci_private_mounts(struct error *err);
+/* Takes a mount out of the namespace. */
+int oci_hide(const char *mount, struct error *err);
+/* Mounts the tmpfs of `bytes` (0: the kernel's default) and the overlay on the layers, lowest first. */
+int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct, uint64_t bytes,
+              struct error *err);
+/* Both of them, in whatever state; lazily. */
+void oci_unmount(const char *bundle_path);
+/* Starts crun in the group with these ends as stdin and stdout and waits until the container's program runs. -ETIMEDOUT,
+ * -ECANCELED: then crun may still be there, in the group. */
+int oci_run(const char *crun, const struct oci_bundle *b, const char *name, const struct cgroup *group,
+            int in_fd, int out_fd, int64_t deadline, int cancel_fd, struct error *err);
+/* Runs `crun --version` and says what it lacks. */
+int oci_check_crun(const char *crun, struct error *err);
+
+#endif
