@@ -76,7 +76,8 @@ struct native {
     int64_t frame_at_ms; /* the last frame */
     int64_t started_at_ms;
     int64_t ended_at_ms;
-    int64_t deadline_ms; /* of the job */
+    int64_t deadline_ms;   /* of the job */
+    int64_t cpu_before_ms; /* of children that were not the job's: a shell became us by exec */
     int64_t kill_again_ms;
     int64_t kill_end_ms;
     int64_t leave_end_ms;
@@ -190,6 +191,13 @@ static int make_pipe(const struct native *n, int fds[2])
     return 0;
 }
 
+/* Of children that were waited for, and that is all children, sooner or later. */
+static int64_t children_cpu_ms(const struct rusage *usage)
+{
+    return (int64_t)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1000 +
+           (usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1000;
+}
+
 static void on_go(struct native *n)
 {
     char **env = env_build(&n->header, n->account.name, n->place.home);
@@ -202,10 +210,13 @@ static void on_go(struct native *n)
         .envp = env,
         .path = n->header.path,
     };
+    struct rusage before;
     struct why why;
     int fds[2];
     int rc = make_pipe(n, fds);
 
+    getrusage(RUSAGE_CHILDREN, &before);
+    n->cpu_before_ms = children_cpu_ms(&before);
     if (rc == 0) {
         reaper_init(&n->reaper, n->account.uid);
         spec.out_fd = fds[1];
@@ -386,16 +397,14 @@ static void send_final(struct native *n)
     int len;
 
     getrusage(RUSAGE_CHILDREN, &usage);
-    len = snprintf(text, sizeof(text),
-                   "outcome=%s\nstatus=%d\noutput_total=%llu\nhead=%llu\nelided=%llu\n"
-                   "wall_ms=%lld\ncpu_ms=%lld\nmaxrss_kb=%ld\nkilled=%u\n",
-                   n->outcome, n->status, (unsigned long long)n->output.total,
-                   (unsigned long long)output_head(&n->output),
-                   (unsigned long long)output_elided(&n->output),
-                   (long long)(n->ended_at_ms - n->started_at_ms),
-                   (long long)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
-                       (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000,
-                   usage.ru_maxrss, n->reaper.killed);
+    len = snprintf(
+        text, sizeof(text),
+        "outcome=%s\nstatus=%d\noutput_total=%llu\nhead=%llu\nelided=%llu\n"
+        "wall_ms=%lld\ncpu_ms=%lld\nmaxrss_kb=%ld\nkilled=%u\n",
+        n->outcome, n->status, (unsigned long long)n->output.total,
+        (unsigned long long)output_head(&n->output), (unsigned long long)output_elided(&n->output),
+        (long long)(n->ended_at_ms - n->started_at_ms),
+        (long long)(children_cpu_ms(&usage) - n->cpu_before_ms), usage.ru_maxrss, n->reaper.killed);
     if (n->reason.text[0] != '\0')
         snprintf(text + len, sizeof(text) - (size_t)len, "reason=%s\n", n->reason.text);
     link_send_text(&n->link, FRAME_FINAL, text);

@@ -193,6 +193,15 @@ static int begin_entry(struct untar *t, bool is_dir, unsigned mode, uint64_t siz
     return 0;
 }
 
+static int refuse_type(char type, struct why *why)
+{
+    if (strchr("12K", type))
+        return why_set(why, "tar: links are not allowed");
+    if (strchr("346", type))
+        return why_set(why, "tar: devices and pipes are not allowed");
+    return why_set(why, "tar: entry of unknown type 0x%02x", (unsigned char)type);
+}
+
 static int head_complete(struct untar *t, struct why *why)
 {
     uint64_t size, mode;
@@ -226,16 +235,8 @@ static int head_complete(struct untar *t, struct why *why)
             return why_set(why, "tar: extended header too long");
         enter(t, UNTAR_SKIP, size);
         return 0;
-    case '1':
-    case '2':
-    case 'K':
-        return why_set(why, "tar: links are not allowed");
-    case '3':
-    case '4':
-    case '6':
-        return why_set(why, "tar: devices and pipes are not allowed");
     default:
-        return why_set(why, "tar: entry of unknown type 0x%02x", (unsigned char)type);
+        return refuse_type(type, why);
     }
 }
 

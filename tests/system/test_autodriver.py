@@ -474,6 +474,25 @@ def test_cancel_before_go(machine):
     assert final["outcome"] == "cancelled"
 
 
+ENGINE_CAPS = "+chown,+dac_override,+fowner,+setgid,+setuid"
+
+
+@pytest.mark.parametrize("pid", [True, False], ids=["pid1", "subreaper"])
+@pytest.mark.parametrize("kill", ["", ",+kill"], ids=["without_kill", "with_kill"])
+def test_few_capabilities(machine, pid, kill):
+    m = machine(pid=pid, binary=f"setpriv --bounding-set=-all,{ENGINE_CAPS}{kill} {BINARY}")
+    out, final = run_sh(m, HOSTILE["setsid_daemons"], timeout_ms=500)
+    assert final["outcome"] == "timed_out" and "reason" not in final and gone()
+
+
+def test_bare_image(machine):
+    """No /dev, nothing writable but a /tmp without exec, no accounts."""
+    setup = "mount -t tmpfs none /dev; mount -t tmpfs none /var/tmp; mount -o remount,ro /var/tmp\n" \
+            "mount -t tmpfs none /run; mount -o remount,ro /run\nmount -t tmpfs none /home; rm -f /home/*\n"
+    out, final = run_sh(machine(setup=setup), "cat; echo $HOME; exec 3>/dev/null || echo no dev")
+    assert out.startswith(b"/tmp/milonga-home.") and final["outcome"] == "exited"
+
+
 @pytest.mark.parametrize("pid", [True, False], ids=["pid1", "subreaper"])
 def test_end_of_pipe_kills_the_job(machine, pid):
     m = machine(pid=pid)
