@@ -1,4 +1,5 @@
 # Milonga. `make help` lists the targets. Knobs: CC= SANITIZE=address,undefined DEVELOPER=1 V=1 BUILD= PREFIX= DESTDIR=
+# run: ONCE=1 PORT= DATA_DIR= DRIVER=oci|docker RESTFUL_KEY=   system: PYTEST_ARGS=   fuzz: FUZZ_SECONDS=   bench: BENCH_ARGS=
 CC       ?= gcc
 SANITIZE ?=
 comma    := ,
@@ -35,7 +36,7 @@ PROGRAMS := $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/milonga $(B)/autodrive
 UNITS    := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
 
 .SECONDARY:
-.PHONY: all deps run test check system fuzz chaos bench lint format install clean help
+.PHONY: all deps run test check system fuzz bench lint format install clean help
 all: $(PROGRAMS) ## build everything (default)
 
 $(B)/obj/%.o: %.c | $(LUA_INC)
@@ -66,3 +67,50 @@ $(B)/unit/%: $(B)/obj/tests/unit/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) $($*_LIBS) -lcmocka
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+
+FUZZERS      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(FUZZ_SRC))
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS   := -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
+$(B)/fuzz/%: tests/fuzz/%.c $(LIB_SRC) | $(LUA_INC)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(filter-out -O2,$(CFLAGS)) -O1 $(FUZZ_FLAGS) -o $@ $< $(LIB_SRC) $(LDLIBS)
+
+deps: ## install what is missing (Debian)
+	tools/deps
+# what pkg-config says was asked before the packages came: build in a new make
+run: ## grade the sample lab, then serve on PORT until Ctrl-C; ONCE=1: only the sample
+	@tools/deps run
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(B) tools/run
+test: check system ## all tests; starts every server that it needs
+units: $(UNITS)
+check: all $(UNITS) ## unit tests
+	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
+	  [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }; echo "$(words $(UNITS)) unit test programs passed"
+system: all ## tests of the real programs on real servers, as root
+	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver python3 -m pytest -q tests/system $(PYTEST_ARGS)
+fuzz: $(FUZZERS) ## each fuzzer for FUZZ_SECONDS
+	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "$$f"; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus || exit 1; done
+bench: all ## ratios to the bare engines, and rates
+	MILONGA_BUILD=$(abspath $(B)) python3 tests/bench/bench.py $(BENCH_ARGS)
+lint: ## format, limits, includes, shellcheck, clang-tidy
+	BUILD=$(B) tools/lint
+format: ## rewrite all C as .clang-format says
+	find libshared services autodriver client tests -name '*.[ch]' | xargs clang-format -i
+install: all ## to DESTDIR and PREFIX; the autodriver lies beside the vmm
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/milonga $(DESTDIR)$(PREFIX)/share/doc/milonga $(DESTDIR)/etc/milonga
+	install $(B)/milonga $(DESTDIR)$(PREFIX)/bin
+	install $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/autodriver $(DESTDIR)$(PREFIX)/libexec/milonga
+	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/milonga
+	[ -e $(DESTDIR)/etc/milonga/milonga.conf ] || install -m 600 milonga.conf $(DESTDIR)/etc/milonga
+clean: ## remove BUILD
+	rm -rf $(B)
+help: ## this
+	@sed -n '1,2s/^# //p' Makefile; sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 12
+
+# for tools/lint
+.PHONY: flags generated units
+generated: $(LUA_INC)
+flags:
+	@echo $(CPPFLAGS) $(filter-out -W%,$(CFLAGS))
