@@ -1,0 +1,258 @@
+/* The vmm's main: everything is made before the first thread, threads start in an order in which
+ * nobody calls what is not there, and stop in the reverse. Signals: TERM or INT drains (what runs
+ * is finished, nothing new is taken); a second one hands back what runs, uncharged, and leaves;
+ * with --hand-back the first one does. HUP does nothing, so that a closed terminal does not end
+ * jobs. */
+
+#include "agent.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "builds.h"
+#include "fleet.h"
+#include "pool.h"
+#include "reaper.h"
+#include "slot.h"
+#include "sync.h"
+#include "vmm.h"
+#include "watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define REAP_BASE_MS 500
+#define REAP_CAP_MS  15000
+
+/* Takes the option out of argv; config_main knows those that all services have. */
+static bool take_option(int *argc, char **argv, const char *name)
+{
+    bool found = false;
+    int to = 1;
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], name) == 0)
+            found = true;
+        else
+            argv[to++] = argv[i];
+    }
+    *argc = to;
+    argv[to] = NULL;
+    return found;
+}
+
+static int signals_open(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* True when a signal came before the deadline. */
+static bool signal_wait(int fd, int64_t deadline)
+{
+    struct signalfd_siginfo info;
+    if (!event_wait(fd, deadline))
+        return false;
+    return read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info);
+}
+
+/* Slots, warm machines and their pipes take descriptors; as many as the hard limit has. */
+static void raise_nofile(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+static int fail(const char *what, const struct error *err)
+{
+    log_event(LOG_ERROR_, "vmm.not_started", "what", what, "reason", err->msg, NULL);
+    return 1;
+}
+
+static int store_open_configured(const struct config *c, struct store **ret, struct error *err)
+{
+    cleanup_free char *dir = xasprintf("%s/store", c->data_dir);
+    cleanup_free char *cache = xasprintf("%s/cache", c->data_dir);
+    struct store_options opt = {
+        .where = c->store && c->store[0] ? c->store : dir,
+        .key = c->store_key,
+        .cache_dir = cache,
+        .cache_bytes = (uint64_t)c->store_cache_bytes,
+    };
+    return store_open(&opt, ret, err);
+}
+
+/* Machines of an earlier life go before anything is registered. Waits for a backend that is away.
+ * False when a signal ended the wait. */
+static bool reap_earlier(const struct vmm *v, int signal_fd)
+{
+    for (unsigned tries = 0;; tries++) {
+        struct error err = ERROR_INIT;
+        if (reaper_sweep_all(v, &err) >= 0)
+            return true;
+        log_event(LOG_WARN_, "vmm.waits_for_backend", "reason", err.msg, NULL);
+        int64_t delay = clock_backoff_ms(tries < 16 ? tries : 16, REAP_BASE_MS, REAP_CAP_MS);
+        if (signal_wait(signal_fd, clock_mono_ms() + delay))
+            return false;
+    }
+}
+
+static void on_message(const char *channel, const char *data, size_t len, void *arg)
+{
+    agent_on_message(arg, channel, data, len);
+}
+
+static void on_up(void *arg)
+{
+    agent_on_up(arg);
+}
+
+static void on_down(const char *why, void *arg)
+{
+    agent_on_down(arg, why);
+}
+
+static int link_start(struct vmm *v, struct error *err)
+{
+    cleanup_free char *channel = xasprintf("v:%s", v->name);
+    const char *const channels[] = {channel, NULL};
+    struct rlink_options opt = {
+        .url = v->cfg->redis_url,
+        .prefix = v->cfg->redis_prefix,
+        .timeout_ms = (unsigned)v->cfg->redis_timeout_ms,
+        .channels = channels,
+        .on_message = on_message,
+        .on_up = on_up,
+        .on_down = on_down,
+        .arg = v->agent,
+    };
+    return rlink_start(&opt, &v->link, err);
+}
+
+static void make_parts(struct vmm *v)
+{
+    v->fleet = fleet_new(v);
+    v->reaper = reaper_new(v);
+    v->watch = watch_new(v);
+    v->pool = pool_new(v);
+    v->builds = builds_new(v);
+    v->slots = slots_new(v);
+    v->agent = agent_new(v);
+}
+
+static void free_parts(struct vmm *v)
+{
+    agent_free(v->agent);
+    slots_free(v->slots);
+    builds_free(v->builds);
+    pool_free(v->pool);
+    watch_free(v->watch);
+    reaper_free(v->reaper);
+    fleet_free(v->fleet);
+}
+
+/* Until what runs has ended, or a signal says that it is to be handed back: then true. */
+static bool drain_wait(struct agent *a, int signal_fd)
+{
+    struct pollfd fds[2] = {{.fd = signal_fd, .events = POLLIN},
+                            {.fd = agent_idle_fd(a), .events = POLLIN}};
+    while (!agent_is_idle(a)) {
+        poll(fds, 2, -1);
+        event_clear(agent_idle_fd(a));
+        if (signal_wait(signal_fd, 0))
+            return true;
+    }
+    return false;
+}
+
+/* From registered to unregistered. */
+static void serve(struct vmm *v, int signal_fd, bool hand_back)
+{
+    reaper_start(v->reaper);
+    slots_start(v->slots);
+    watch_start(v->watch);
+    pool_start(v->pool);
+    builds_start(v->builds);
+    agent_start(v->agent);
+    log_event(LOG_INFO_, "vmm.up", "vmm", v->name, "driver", v->driver->name, "slots",
+              LOG_NUM(v->slot_ct), NULL);
+    while (!signal_wait(signal_fd, CLOCK_NEVER))
+        ;
+    log_event(LOG_INFO_, hand_back ? "vmm.leaves" : "vmm.drains", NULL);
+    if (!hand_back) {
+        agent_drain(v->agent);
+        hand_back = drain_wait(v->agent, signal_fd);
+    }
+    if (hand_back)
+        agent_leave(v->agent);
+    slots_stop(v->slots);
+    builds_stop(v->builds);
+    agent_stop(v->agent);
+    pool_stop(v->pool);
+    watch_stop(v->watch);
+    reaper_stop(v->reaper);
+}
+
+static int run(const struct config *c, int signal_fd, bool hand_back)
+{
+    struct error err = ERROR_INIT;
+    struct vmm v = {.cfg = c};
+    char host[256] = "vmm";
+    v.driver = driver_find(c->driver);
+    if (!v.driver) {
+        err_set(&err, ERR_PERMANENT, ENOENT, "there is no driver %s; see --help for `driver`",
+                c->driver);
+        return fail("driver", &err);
+    }
+    gethostname(host, sizeof(host) - 1);
+    v.name = c->vmm_name && c->vmm_name[0] ? c->vmm_name : host;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    v.slot_ct = c->slots > 0 ? (unsigned)c->slots : (unsigned)(cores > 0 ? cores : 1);
+    /* First of all: a driver may move the whole process into a mount namespace of its own, which
+     * only a process of one thread can do. */
+    if (v.driver->open(c, &v.backend, &err) < 0)
+        return fail(c->driver, &err);
+    int status = 0;
+    if (store_open_configured(c, &v.store, &err) < 0) {
+        status = fail("store", &err);
+    } else if (reap_earlier(&v, signal_fd)) {
+        make_parts(&v);
+        if (link_start(&v, &err) < 0) {
+            status = fail("redis", &err);
+        } else {
+            serve(&v, signal_fd, hand_back);
+            rlink_stop(v.link);
+        }
+        free_parts(&v);
+    }
+    if (v.store)
+        store_close(v.store);
+    v.driver->close(v.backend);
+    log_event(LOG_INFO_, "vmm.down", NULL);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    bool hand_back = take_option(&argc, argv, "--hand-back");
+    struct config *c = config_main(argc, argv, "vmm");
+    int signal_fd = signals_open();
+    raise_nofile();
+    int status = run(c, signal_fd, hand_back);
+    close(signal_fd);
+    config_free(c);
+    return status;
+}

@@ -1,0 +1,455 @@
+#include "pool.h"
+
+#include "agent.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "fleet.h"
+#include "pipe.h"
+#include "reaper.h"
+#include "scripts.h"
+#include "sync.h"
+#include "watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#define AGE_MAX_MS   (10 * 60 * 1000)
+#define WISHES_MS    5000 /* for a `w` that got lost */
+#define REPORT_MS    100  /* at most so often */
+#define HOLD_BASE_MS 1000
+#define HOLD_CAP_MS  60000
+#define IMAGES_MAX   256
+
+struct warm {
+    struct warm *next;
+    struct machine *m;
+};
+
+struct wish {
+    char *image;
+    unsigned want;
+    unsigned tries;     /* makings that failed in a row */
+    int64_t hold_until; /* mono; after a failure */
+};
+
+struct pool {
+    struct vmm *v;
+    pthread_t thread;
+    int wake_fd; /* eventfd */
+    int stop_fd; /* eventfd, signalled once */
+
+    pthread_mutex_t lock; /* guards the following */
+    struct warm *warm;    /* oldest first */
+    size_t warm_ct;
+    bool read_wishes;
+    bool stopping;
+
+    /* keeper's own */
+    struct wish *wishes;
+    size_t wish_ct;
+    int64_t wishes_at;
+    uint64_t reported; /* fleet_version() */
+    bool report_again;
+    int64_t report_at;
+};
+
+/* ---- taking ---- */
+
+static void detach(struct pool *p, struct warm **at)
+{
+    struct warm *w = *at;
+    *at = w->next;
+    p->warm_ct--;
+    free(w);
+}
+
+struct machine *pool_take(struct pool *p, const struct machine_shape *shape)
+{
+    struct machine *m = NULL;
+    pthread_mutex_lock(&p->lock);
+    for (struct warm **at = &p->warm; *at; at = &(*at)->next) {
+        if (!machine_shape_equal(&(*at)->m->spec.shape, shape))
+            continue;
+        m = (*at)->m;
+        detach(p, at);
+        break;
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (m) {
+        fleet_role(p->v->fleet, m->spec.name, FLEET_BUSY);
+        event_signal(p->wake_fd);
+    }
+    return m;
+}
+
+/* ---- wishes ---- */
+
+static struct wish *find_wish(struct pool *p, const char *image)
+{
+    for (size_t i = 0; i < p->wish_ct; i++)
+        if (strcmp(p->wishes[i].image, image) == 0)
+            return &p->wishes[i];
+    return NULL;
+}
+
+static void read_wishes(struct pool *p)
+{
+    struct error err = ERROR_INIT;
+    cleanup_free char *key = xasprintf("vmm:%s:want", p->v->name);
+    cleanup_reply redisReply *r = NULL;
+    p->wishes_at = clock_mono_ms() + WISHES_MS;
+    if (!rlink_is_up(p->v->link) || vmm_hgetall(p->v, key, &r, &err) < 0)
+        return; /* poked again when it is up */
+    for (size_t i = 0; i < p->wish_ct; i++)
+        p->wishes[i].want = 0;
+    for (size_t i = 0; i + 1 < r->elements; i += 2) {
+        struct wish *w = find_wish(p, reply_str(r, i));
+        if (!w && p->wish_ct >= IMAGES_MAX)
+            continue;
+        if (!w) {
+            p->wishes = xrealloc(p->wishes, (p->wish_ct + 1) * sizeof(*p->wishes));
+            w = &p->wishes[p->wish_ct++];
+            *w = (struct wish){.image = xstrdup(reply_str(r, i))};
+        }
+        unsigned long n = strtoul(reply_str(r, i + 1), NULL, 10);
+        w->want =
+            n > (unsigned long)p->v->cfg->warm_max ? (unsigned)p->v->cfg->warm_max : (unsigned)n;
+    }
+    for (size_t i = 0; i < p->wish_ct;) {
+        if (p->wishes[i].want > 0) {
+            i++;
+        } else {
+            free(p->wishes[i].image);
+            p->wishes[i] = p->wishes[--p->wish_ct];
+        }
+    }
+}
+
+/* ---- letting go ---- */
+
+static unsigned count_locked(const struct pool *p, const char *image)
+{
+    unsigned n = 0;
+    for (const struct warm *w = p->warm; w; w = w->next)
+        n += strcmp(w->m->spec.shape.image, image) == 0;
+    return n;
+}
+
+static bool is_stale(struct pool *p, const struct machine *m)
+{
+    if (clock_mono_ms() - m->made_ms > AGE_MAX_MS)
+        return true;
+    cleanup_free char *digest = watch_image(p->v->watch, m->spec.shape.image);
+    return !digest || strcmp(digest, m->spec.shape.digest) != 0;
+}
+
+/* Those that are too many, too old, or of an image that was replaced: oldest first. */
+static void let_go(struct pool *p)
+{
+    struct machine **gone = xcalloc((size_t)p->v->cfg->warm_max + 1, sizeof(struct machine *));
+    size_t gone_ct = 0;
+    pthread_mutex_lock(&p->lock);
+    for (struct warm **at = &p->warm; *at && gone_ct < (size_t)p->v->cfg->warm_max;) {
+        struct machine *m = (*at)->m;
+        const struct wish *w = find_wish(p, m->spec.shape.image);
+        if (w && count_locked(p, w->image) <= w->want && !is_stale(p, m)) {
+            at = &(*at)->next;
+            continue;
+        }
+        gone[gone_ct++] = m;
+        detach(p, at);
+    }
+    pthread_mutex_unlock(&p->lock);
+    for (size_t i = 0; i < gone_ct; i++)
+        reaper_hand(p->v->reaper, gone[i]);
+    free(gone);
+}
+
+/* A warm machine has nothing to say: what it says, or its end, ends it. */
+static void bury(struct pool *p, struct machine *m)
+{
+    char byte[64];
+    pthread_mutex_lock(&p->lock);
+    struct warm **at = &p->warm;
+    while (*at && (*at)->m != m)
+        at = &(*at)->next;
+    if (!*at) { /* taken meanwhile: its slot will find out */
+        pthread_mutex_unlock(&p->lock);
+        return;
+    }
+    ssize_t n = m->driver->read(m, byte, sizeof(byte));
+    bool dead = n != -EAGAIN && n != -EINTR;
+    if (dead)
+        detach(p, at);
+    pthread_mutex_unlock(&p->lock);
+    if (dead) {
+        log_event(LOG_WARN_, "warm.died", "machine", m->spec.name, NULL);
+        reaper_hand(p->v->reaper, m);
+    }
+}
+
+/* ---- making ---- */
+
+static void add_warm(struct pool *p, struct machine *m)
+{
+    struct warm *w = xcalloc(1, sizeof(*w));
+    w->m = m;
+    fleet_role(p->v->fleet, m->spec.name, FLEET_WARM);
+    pthread_mutex_lock(&p->lock);
+    struct warm **at = &p->warm;
+    while (*at)
+        at = &(*at)->next;
+    *at = w;
+    p->warm_ct++;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static int make(struct pool *p, struct wish *w, struct error *err)
+{
+    struct vmm *v = p->v;
+    cleanup_free char *digest = watch_image(v->watch, w->image);
+    if (!digest)
+        return err_set(err, ERR_REFUSED, ENOENT, "there is no image %s", w->image);
+    struct machine_shape shape = vmm_default_shape(v, w->image, digest);
+    struct machine_spec spec;
+    int rc = fleet_begin(v->fleet, &shape, &spec, err);
+    if (rc < 0)
+        return rc;
+    struct machine *m = NULL;
+    rc = v->driver->initialize(v->backend, &spec, clock_mono_ms() + v->cfg->init_timeout_ms,
+                               p->stop_fd, &m, err);
+    if (rc < 0) {
+        fleet_end(v->fleet, spec.name);
+        return rc;
+    }
+    rc = pipe_ready(m, clock_mono_ms() + v->cfg->wait_timeout_ms, p->stop_fd, err);
+    if (rc < 0) {
+        reaper_hand(v->reaper, m);
+        return rc;
+    }
+    add_warm(p, m);
+    return 0;
+}
+
+/* The image whose share of its wish is least; NULL when nothing is to be made now. Sets *ret_next
+ * to when a held one may be tried again. */
+static struct wish *neediest(struct pool *p, int64_t *ret_next)
+{
+    struct wish *best = NULL;
+    unsigned best_have = 0;
+    int64_t now = clock_mono_ms();
+    pthread_mutex_lock(&p->lock);
+    bool room = p->warm_ct < (size_t)p->v->cfg->warm_max && !p->stopping;
+    for (size_t i = 0; room && i < p->wish_ct; i++) {
+        struct wish *w = &p->wishes[i];
+        unsigned have = count_locked(p, w->image);
+        if (have >= w->want)
+            continue;
+        if (w->hold_until > now) {
+            if (w->hold_until < *ret_next)
+                *ret_next = w->hold_until;
+        } else if (!best || (uint64_t)have * best->want < (uint64_t)best_have * w->want) {
+            best = w;
+            best_have = have;
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return best;
+}
+
+/* Makes one machine if one is wanted. True when there may be more to do at once. */
+static bool make_one(struct pool *p, int64_t *ret_next)
+{
+    char epoch[24];
+    if (!agent_epoch(p->v->agent, epoch) || !watch_healthy(p->v->watch))
+        return false;
+    struct wish *w = neediest(p, ret_next);
+    if (!w)
+        return false;
+    struct error err = ERROR_INIT;
+    int rc = make(p, w, &err);
+    if (rc == 0) {
+        w->tries = 0;
+        watch_made(p->v->watch);
+    } else if (rc != -ECANCELED) {
+        log_event(LOG_WARN_, "warm.not_made", "image", w->image, "reason", err.msg, NULL);
+        w->hold_until = clock_mono_ms() + clock_backoff_ms(w->tries++, HOLD_BASE_MS, HOLD_CAP_MS);
+        if (err.class != ERR_REFUSED && err.code != ENOTCONN && err.code != ECONNRESET)
+            watch_failed(p->v->watch, &err);
+    }
+    return true;
+}
+
+/* ---- reporting ---- */
+
+struct report {
+    struct pool *p;
+    char *argv[2 + 2 * IMAGES_MAX];
+    int argc;
+};
+
+static void report_image(struct report *r, const char *image, const char *text)
+{
+    if ((size_t)r->argc + 2 > ARRAY_SIZE(r->argv))
+        return;
+    r->argv[r->argc++] = xstrdup(image);
+    r->argv[r->argc++] = xstrdup(text);
+}
+
+struct names {
+    char *list[IMAGES_MAX];
+    size_t ct;
+};
+
+static void collect_name(void *arg, const char *image)
+{
+    struct names *n = arg;
+    if (n->ct < IMAGES_MAX)
+        n->list[n->ct++] = xstrdup(image);
+}
+
+static void report(struct pool *p)
+{
+    char epoch[24];
+    uint64_t version = fleet_version(p->v->fleet);
+    if ((version == p->reported && !p->report_again) || clock_mono_ms() < p->report_at ||
+        !agent_epoch(p->v->agent, epoch) || !rlink_is_up(p->v->link))
+        return;
+    struct report *r = xcalloc(1, sizeof(*r));
+    r->argv[r->argc++] = xstrdup(p->v->name);
+    r->argv[r->argc++] = xstrdup(epoch);
+    struct names *names = xcalloc(1, sizeof(*names));
+    fleet_images(p->v->fleet, collect_name, names);
+    for (size_t i = 0; i < p->wish_ct;
+         i++) { /* a pool that is wished for is shown while it is empty */
+        size_t k = 0;
+        while (k < names->ct && strcmp(names->list[k], p->wishes[i].image) != 0)
+            k++;
+        if (k == names->ct)
+            collect_name(names, p->wishes[i].image);
+    }
+    for (size_t i = 0; i < names->ct; i++) {
+        struct buf text = BUF_INIT(65536);
+        fleet_text(p->v->fleet, names->list[i], &text);
+        report_image(r, names->list[i], text.data);
+        buf_free(&text);
+        free(names->list[i]);
+    }
+    free(names);
+    struct error err = ERROR_INIT;
+    cleanup_reply redisReply *reply = NULL;
+    int rc = rlink_eval(p->v->link, &script_pool, r->argc, (const char *const *)r->argv, NULL,
+                        &reply, &err);
+    if (rc == 0 && strcmp(reply_word(reply), "ok") == 0) {
+        p->reported = version;
+        p->report_again = false;
+    }
+    p->report_at = clock_mono_ms() + (rc == 0 ? REPORT_MS : WISHES_MS);
+    for (int i = 0; i < r->argc; i++)
+        free(r->argv[i]);
+    free(r);
+}
+
+/* ---- the keeper ---- */
+
+static void sleep_until(struct pool *p, int64_t until)
+{
+    size_t max = (size_t)p->v->cfg->warm_max + 1, ct = 1;
+    struct pollfd *fds = xcalloc(max, sizeof(*fds));
+    struct machine **of = xcalloc(max, sizeof(struct machine *));
+    fds[0] = (struct pollfd){.fd = p->wake_fd, .events = POLLIN};
+    pthread_mutex_lock(&p->lock);
+    for (const struct warm *w = p->warm; w && ct < max; w = w->next, ct++) {
+        fds[ct] = (struct pollfd){.fd = w->m->out_fd, .events = POLLIN};
+        of[ct] = w->m;
+    }
+    pthread_mutex_unlock(&p->lock);
+    /* One that is taken, destroyed and its descriptor used anew meanwhile is only a wake-up too
+     * many. */
+    poll(fds, (nfds_t)ct, clock_until_ms(until));
+    event_clear(p->wake_fd);
+    for (size_t i = 1; i < ct; i++)
+        if (fds[i].revents)
+            bury(p, of[i]);
+    free(fds);
+    free(of);
+}
+
+static void *keeper_main(void *arg)
+{
+    struct pool *p = arg;
+    while (true) {
+        pthread_mutex_lock(&p->lock);
+        bool stopping = p->stopping, wishes = p->read_wishes;
+        p->read_wishes = false;
+        pthread_mutex_unlock(&p->lock);
+        if (stopping)
+            return NULL;
+        if (wishes)
+            p->report_again = true;
+        if (wishes || clock_mono_ms() >= p->wishes_at)
+            read_wishes(p);
+        let_go(p);
+        int64_t next = p->wishes_at;
+        bool more = make_one(p, &next);
+        report(p);
+        if (more)
+            continue;
+        if ((fleet_version(p->v->fleet) != p->reported || p->report_again) && p->report_at < next &&
+            p->report_at > clock_mono_ms())
+            next = p->report_at;
+        sleep_until(p, next);
+    }
+}
+
+void pool_poke(struct pool *p, bool wishes)
+{
+    pthread_mutex_lock(&p->lock);
+    p->read_wishes = p->read_wishes || wishes;
+    pthread_mutex_unlock(&p->lock);
+    event_signal(p->wake_fd);
+}
+
+struct pool *pool_new(struct vmm *v)
+{
+    struct pool *p = xcalloc(1, sizeof(*p));
+    p->v = v;
+    p->wake_fd = event_new();
+    p->stop_fd = event_new();
+    pthread_mutex_init(&p->lock, NULL);
+    return p;
+}
+
+void pool_start(struct pool *p)
+{
+    p->thread = thread_start(keeper_main, p);
+}
+
+void pool_stop(struct pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->stopping = true;
+    pthread_mutex_unlock(&p->lock);
+    event_signal(p->stop_fd);
+    event_signal(p->wake_fd);
+    pthread_join(p->thread, NULL);
+    while (p->warm) {
+        struct machine *m = p->warm->m;
+        detach(p, &p->warm);
+        reaper_hand(p->v->reaper, m);
+    }
+}
+
+void pool_free(struct pool *p)
+{
+    for (size_t i = 0; i < p->wish_ct; i++)
+        free(p->wishes[i].image);
+    free(p->wishes);
+    close(p->wake_fd);
+    close(p->stop_fd);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}

@@ -1,0 +1,61 @@
+#include "scripts.h"
+
+const struct script script_register = {
+    "register",
+#include "vmm/lua/register.inc"
+};
+
+const struct script script_renew = {
+    "renew",
+#include "vmm/lua/renew.inc"
+};
+
+const struct script script_images = {
+    "images",
+#include "vmm/lua/images.inc"
+};
+
+const struct script script_pool = {
+    "pool",
+#include "vmm/lua/pool.inc"
+};
+
+const struct script script_machine_id = {
+    "machine_id",
+#include "vmm/lua/machine_id.inc"
+};
+
+const struct script script_step = {
+    "step",
+#include "vmm/lua/step.inc"
+};
+
+const struct script script_output = {
+    "output",
+#include "vmm/lua/output.inc"
+};
+
+const struct script script_commit = {
+    "commit",
+#include "vmm/lua/commit.inc"
+};
+
+const struct script script_giveback = {
+    "giveback",
+#include "vmm/lua/giveback.inc"
+};
+
+const struct script script_unregister = {
+    "unregister",
+#include "vmm/lua/unregister.inc"
+};
+
+const struct script script_drain = {
+    "drain",
+#include "vmm/lua/drain.inc"
+};
+
+const struct script script_build_done = {
+    "build_done",
+#include "vmm/lua/build_done.inc"
+};

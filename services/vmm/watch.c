@@ -1,0 +1,380 @@
+#include "watch.h"
+
+#include "agent.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "pool.h"
+#include "reaper.h"
+#include "scripts.h"
+#include "sync.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LOOK_MS         5000 /* images and health */
+#define SUSPECT_MS      2500 /* the second look at a stray */
+#define FAILURES_MAX    3    /* makings in a row */
+#define BACKOFF_BASE_MS 500
+#define BACKOFF_CAP_MS  60000
+#define IMAGES_MAX      10000
+
+struct image {
+    char *name;
+    char *digest;
+};
+
+struct catalogue {
+    struct image *list; /* sorted by name, then digest */
+    size_t ct;
+};
+
+struct watch {
+    struct vmm *v;
+    pthread_t thread;
+    pthread_mutex_t asking; /* one image list at a time; before `lock` */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool stopping;
+    bool look_now;
+    bool tell;     /* Redis does not know the images as they are */
+    bool tell_now; /* and may be told at once */
+    struct catalogue images;
+    /* health */
+    bool broken;
+    unsigned failures; /* makings that failed in a row */
+    unsigned relapses; /* times it was broken since a machine was last made */
+    int64_t retry_at;  /* mono; while broken */
+};
+
+/* ---- images ---- */
+
+static void catalogue_done(struct catalogue *c)
+{
+    for (size_t i = 0; i < c->ct; i++) {
+        free(c->list[i].name);
+        free(c->list[i].digest);
+    }
+    free(c->list);
+    *c = (struct catalogue){0};
+}
+
+static void catalogue_add(void *arg, const struct image_entry *e)
+{
+    struct catalogue *c = arg;
+    if (c->ct >= IMAGES_MAX)
+        return;
+    if ((c->ct & (c->ct - 1)) == 0) /* a power of two: full */
+        c->list = xrealloc(c->list, (c->ct ? 2 * c->ct : 1) * sizeof(*c->list));
+    c->list[c->ct++] = (struct image){xstrdup(e->name), xstrdup(e->digest)};
+}
+
+static int image_order(const void *a, const void *b)
+{
+    const struct image *x = a, *y = b;
+    int by_name = strcmp(x->name, y->name);
+    return by_name ? by_name : strcmp(x->digest, y->digest);
+}
+
+static bool catalogue_equal(const struct catalogue *a, const struct catalogue *b)
+{
+    if (a->ct != b->ct)
+        return false;
+    for (size_t i = 0; i < a->ct; i++)
+        if (image_order(&a->list[i], &b->list[i]) != 0)
+            return false;
+    return true;
+}
+
+/* Asks the backend; sets `tell` when something is new. */
+static int look_at_images(struct watch *w, struct error *err)
+{
+    struct catalogue now = {0};
+    pthread_mutex_lock(&w->asking);
+    int rc = w->v->driver->images(w->v->backend, catalogue_add, &now, err);
+    bool changed = false;
+    if (rc == 0) {
+        if (now.ct > 1)
+            qsort(now.list, now.ct, sizeof(*now.list), image_order);
+        pthread_mutex_lock(&w->lock);
+        changed = !catalogue_equal(&now, &w->images);
+        if (changed) {
+            struct catalogue old = w->images;
+            w->images = now;
+            now = old;
+            w->tell = w->tell_now = true;
+            pthread_cond_signal(&w->wake);
+        }
+        pthread_mutex_unlock(&w->lock);
+    }
+    pthread_mutex_unlock(&w->asking);
+    catalogue_done(&now);
+    if (changed)
+        pool_poke(w->v->pool, false);
+    return rc;
+}
+
+/* Keeps `tell` when Redis is away. */
+static void tell_images(struct watch *w)
+{
+    char epoch[24];
+    if (!agent_epoch(w->v->agent, epoch))
+        return;
+    pthread_mutex_lock(&w->lock);
+    size_t argc = 2 + 2 * w->images.ct;
+    char **argv = xcalloc(argc, sizeof(*argv));
+    argv[0] = xstrdup(w->v->name);
+    argv[1] = xstrdup(epoch);
+    for (size_t i = 0; i < w->images.ct; i++) {
+        argv[2 + 2 * i] = xstrdup(w->images.list[i].name);
+        argv[3 + 2 * i] = xstrdup(w->images.list[i].digest);
+    }
+    w->tell = false;
+    pthread_mutex_unlock(&w->lock);
+
+    struct error err = ERROR_INIT;
+    cleanup_reply redisReply *r = NULL;
+    int rc = rlink_eval(w->v->link, &script_images, (int)argc, (const char *const *)argv, NULL, &r,
+                        &err);
+    if (rc < 0 || strcmp(reply_word(r), "ok") != 0) {
+        pthread_mutex_lock(&w->lock);
+        w->tell = true;
+        pthread_mutex_unlock(&w->lock);
+        log_event(LOG_WARN_, "images.not_told", "reason", rc < 0 ? err.msg : reply_word(r), NULL);
+    } else {
+        log_event(LOG_INFO_, "images.told", "count", LOG_NUM((argc - 2) / 2), NULL);
+    }
+    for (size_t i = 0; i < argc; i++)
+        free(argv[i]);
+    free(argv);
+}
+
+static const char *by_digest(const struct catalogue *c, const char *digest)
+{
+    for (size_t i = 0; i < c->ct; i++)
+        if (strcmp(c->list[i].digest, digest) == 0)
+            return c->list[i].digest;
+    return NULL;
+}
+
+static const char *by_name(const struct catalogue *c, const char *name)
+{
+    for (size_t i = 0; i < c->ct; i++)
+        if (strcmp(c->list[i].name, name) == 0)
+            return c->list[i].digest;
+    return NULL;
+}
+
+static char *find_digest(struct watch *w, const struct job *job)
+{
+    pthread_mutex_lock(&w->lock);
+    const char *found = job->digest_ct == 0 ? by_name(&w->images, job->image) : NULL;
+    for (size_t i = 0; i < job->digest_ct && !found; i++)
+        found = by_digest(&w->images, job->digests[i]);
+    char *copy = found ? xstrdup(found) : NULL;
+    pthread_mutex_unlock(&w->lock);
+    return copy;
+}
+
+char *watch_digest(struct watch *w, const struct job *job, bool *ret_asked)
+{
+    char *digest = find_digest(w, job);
+    *ret_asked = true;
+    if (digest)
+        return digest;
+    struct error err = ERROR_INIT;
+    *ret_asked = look_at_images(w, &err) == 0;
+    return find_digest(w, job);
+}
+
+char *watch_image(struct watch *w, const char *name)
+{
+    pthread_mutex_lock(&w->lock);
+    const char *found = by_name(&w->images, name);
+    char *copy = found ? xstrdup(found) : NULL;
+    pthread_mutex_unlock(&w->lock);
+    return copy;
+}
+
+/* ---- health ---- */
+
+static void set_broken(struct watch *w, const char *why)
+{
+    pthread_mutex_lock(&w->lock);
+    bool news = !w->broken;
+    w->broken = true;
+    int64_t delay =
+        clock_backoff_ms(w->relapses < 16 ? w->relapses : 16, BACKOFF_BASE_MS, BACKOFF_CAP_MS);
+    w->retry_at = clock_mono_ms() + delay;
+    w->relapses++;
+    w->failures = 0;
+    pthread_cond_signal(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+    if (news)
+        log_event(LOG_ERROR_, "backend.broken", "reason", why, NULL);
+    char text[256];
+    snprintf(text, sizeof(text), "backend: %s", why);
+    agent_set_broken(w->v->agent, text);
+}
+
+static void set_healthy(struct watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    bool news = w->broken;
+    w->broken = false;
+    pthread_mutex_unlock(&w->lock);
+    if (!news)
+        return;
+    log_event(LOG_INFO_, "backend.back", NULL);
+    agent_set_broken(w->v->agent, NULL);
+    pool_poke(w->v->pool, false);
+}
+
+void watch_made(struct watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->failures = 0;
+    w->relapses = 0;
+    pthread_mutex_unlock(&w->lock);
+}
+
+bool watch_lost_machine(struct watch *w)
+{
+    struct error err = ERROR_INIT;
+    if (w->v->driver->health(w->v->backend, &err) == 0)
+        return false;
+    set_broken(w, err.msg);
+    return true;
+}
+
+bool watch_failed(struct watch *w, const struct error *why)
+{
+    if (watch_lost_machine(w))
+        return true;
+    if (why->class == ERR_PERMANENT) {
+        set_broken(w, why->msg);
+        return true;
+    }
+    pthread_mutex_lock(&w->lock);
+    bool many = ++w->failures >= FAILURES_MAX;
+    pthread_mutex_unlock(&w->lock);
+    if (many)
+        set_broken(w, why->msg);
+    return many;
+}
+
+bool watch_healthy(struct watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    bool healthy = !w->broken;
+    pthread_mutex_unlock(&w->lock);
+    return healthy;
+}
+
+static void look_at_health(struct watch *w)
+{
+    struct error err = ERROR_INIT;
+    pthread_mutex_lock(&w->lock);
+    bool wait = w->broken && clock_mono_ms() < w->retry_at;
+    pthread_mutex_unlock(&w->lock);
+    if (wait)
+        return;
+    if (w->v->driver->health(w->v->backend, &err) < 0)
+        set_broken(w, err.msg);
+    else
+        set_healthy(w);
+}
+
+/* ---- the thread ---- */
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t sweep(struct watch *w)
+{
+    struct error err = ERROR_INIT;
+    int left = reaper_sweep(w->v->reaper, &err);
+    if (left < 0)
+        log_event(LOG_WARN_, "sweep.failed", "reason", err.msg, NULL);
+    int64_t interval = w->v->cfg->reap_interval_ms;
+    return clock_mono_ms() + (left > 0 ? earlier(SUSPECT_MS, interval) : interval);
+}
+
+static void *watch_main(void *arg)
+{
+    struct watch *w = arg;
+    int64_t look_at = 0, sweep_at = clock_mono_ms() + w->v->cfg->reap_interval_ms;
+    pthread_mutex_lock(&w->lock);
+    while (!w->stopping) {
+        int64_t now = clock_mono_ms();
+        bool look = w->look_now || now >= look_at || (w->broken && now >= w->retry_at);
+        bool tell = w->tell_now || (look && w->tell);
+        if (!look && !tell && now < sweep_at) {
+            int64_t until = earlier(look_at, sweep_at);
+            cond_wait_until(&w->wake, &w->lock, w->broken ? earlier(until, w->retry_at) : until);
+            continue;
+        }
+        w->look_now = w->tell_now = false;
+        pthread_mutex_unlock(&w->lock);
+        if (look) {
+            struct error err = ERROR_INIT;
+            look_at_health(w);
+            if (watch_healthy(w) && look_at_images(w, &err) < 0)
+                log_event(LOG_WARN_, "images.unknown", "reason", err.msg, NULL);
+            look_at = clock_mono_ms() + LOOK_MS;
+        }
+        if (tell)
+            tell_images(w);
+        if (clock_mono_ms() >= sweep_at)
+            sweep_at = sweep(w);
+        pthread_mutex_lock(&w->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+struct watch *watch_new(struct vmm *v)
+{
+    struct watch *w = xcalloc(1, sizeof(*w));
+    w->v = v;
+    pthread_mutex_init(&w->asking, NULL);
+    pthread_mutex_init(&w->lock, NULL);
+    cond_init(&w->wake);
+    return w;
+}
+
+void watch_start(struct watch *w)
+{
+    w->thread = thread_start(watch_main, w);
+}
+
+void watch_poke(struct watch *w, bool tell)
+{
+    pthread_mutex_lock(&w->lock);
+    w->look_now = w->look_now || !tell;
+    w->tell = w->tell || tell;
+    w->tell_now = w->tell_now || tell;
+    pthread_cond_signal(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_stop(struct watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->stopping = true;
+    pthread_cond_signal(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->thread, NULL);
+}
+
+void watch_free(struct watch *w)
+{
+    catalogue_done(&w->images);
+    pthread_cond_destroy(&w->wake);
+    pthread_mutex_destroy(&w->lock);
+    pthread_mutex_destroy(&w->asking);
+    free(w);
+}
