@@ -10,7 +10,8 @@
  *
  * What a job writes counts twice: against disk_bytes, the size of the tmpfs, and against its memory, in which a
  * tmpfs lies. So the tmpfs is never larger than what leaves a quarter of the memory (32 MB at least) to
- * programs: a full disk is then an error that the job sees, not a machine without memory.
+ * programs, and holds no more files than fit half of that: a full disk is then an error that the job sees, not a
+ * machine without memory.
  *
  * Machines have no network but lo; shape.network asks in vain. */
 
@@ -361,15 +362,24 @@ static int import(struct backend *b, const char *path, const char *name, struct 
 
 /* ---- machines ---- */
 
-static uint64_t tmpfs_bytes(const struct machine_shape *s)
+#define INODE_BYTES 2048 /* what an empty file of a tmpfs costs in kernel memory, with its name */
+
+static struct oci_room room_for(const struct machine_shape *s)
 {
     uint64_t memory = (uint64_t)s->memory_mb << 20;
     uint64_t keep = memory / 4 > (32ULL << 20) ? memory / 4 : 32ULL << 20;
-    uint64_t most = memory > 2 * keep ? memory - keep : memory / 2;
+    struct oci_room room = {s->disk_bytes, s->disk_bytes / 4096 + 1024};
 
-    if (memory == 0 || (s->disk_bytes > 0 && s->disk_bytes < most))
-        return s->disk_bytes;
-    return most;
+    if (memory == 0)
+        return room;
+    if (keep > memory / 2)
+        keep = memory / 2;
+    if (room.bytes == 0 || room.bytes > memory - keep)
+        room.bytes = memory - keep;
+    room.inodes = room.bytes / 4096 + 1024;
+    if (room.inodes > keep / 2 / INODE_BYTES)
+        room.inodes = keep / 2 / INODE_BYTES;
+    return room;
 }
 
 static void bundle_done(struct backend *b, struct oci_machine *o, const char *name)
@@ -390,6 +400,7 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
     bool host = strcmp(spec->shape.digest, OCI_HOST) == 0;
     cleanup_free char *hosts = xasprintf("%s/" HOSTS_FILE, b->base);
     cleanup_free char *text = NULL;
+    struct oci_room room = room_for(&spec->shape);
     struct oci_spec s;
     int r;
 
@@ -412,7 +423,7 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
     if (r < 0)
         return r;
     return oci_mount(&o->bundle, o->image != NULL ? o->image->layer_fds : host ? &b->host_fd : &b->empty_fd,
-                     o->image != NULL ? o->image->layer_ct : 1, tmpfs_bytes(&spec->shape), err);
+                     o->image != NULL ? o->image->layer_ct : 1, &room, err);
 }
 
 static int start(struct backend *b, struct machine *m, int64_t deadline, int cancel_fd, struct error *err)

@@ -48,8 +48,14 @@ int oci_put_file(int dir_fd, const char *name, const char *text, struct error *e
 int oci_private_mounts(struct error *err);
 /* Takes a mount out of the namespace. */
 int oci_hide(const char *mount, struct error *err);
-/* Mounts the tmpfs of `bytes` (0: the kernel's default) and the overlay on the layers, lowest first. */
-int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct, uint64_t bytes,
+/* How much a machine may write: 0 bytes is the kernel's default. */
+struct oci_room {
+    uint64_t bytes;
+    uint64_t inodes;
+};
+
+/* Mounts the tmpfs and the overlay on the layers, lowest first. */
+int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct, const struct oci_room *room,
               struct error *err);
 /* Both of them, in whatever state; lazily. */
 void oci_unmount(const char *bundle_path);

@@ -18,7 +18,6 @@
 #include <sys/wait.h>
 
 #define LOG_FILE "crun.log"
-#define TMPFS_INODE_BYTES 4096 /* one inode allowed for so many bytes: each costs memory of its own */
 
 /* ---- mounts ---- */
 
@@ -87,7 +86,7 @@ static int mount_overlay(const char *target, int rw_fd, const int *layer_fds, si
     return 0;
 }
 
-int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct, uint64_t bytes,
+int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct, const struct oci_room *room,
               struct error *err)
 {
     cleanup_free char *rw = xasprintf("%s/rw", b->path);
@@ -98,9 +97,9 @@ int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct,
 
     if (mkdirat(b->fd, "rw", 0700) < 0 || mkdirat(b->fd, "rootfs", 0700) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make directories in %s", b->path);
-    if (bytes > 0)
-        snprintf(options, sizeof(options), "mode=0711,size=%llu,nr_inodes=%llu", (unsigned long long)bytes,
-                 (unsigned long long)(bytes / TMPFS_INODE_BYTES + 1024));
+    if (room->bytes > 0)
+        snprintf(options, sizeof(options), "mode=0711,size=%llu,nr_inodes=%llu", (unsigned long long)room->bytes,
+                 (unsigned long long)room->inodes);
     if (mount("milonga", rw, "tmpfs", MS_NOSUID | MS_NODEV, options) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot mount a tmpfs (%s) on %s", options, rw);
     rw_fd = open(rw, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
