@@ -51,7 +51,7 @@ struct run {
     uint32_t timeout_s;
     uint64_t output_bytes;
     struct output out;
-    struct steps steps;
+    struct feedback_steps steps; /* how far it came */
     struct result result;
 };
 
@@ -169,7 +169,7 @@ static int make_machine(struct run *r, struct error *err)
     trace_send(r->a, NULL);
     r->stage = STAGE_WAIT;
     rc = pipe_ready(r->m, clock_mono_ms() + v->cfg->wait_timeout_ms, r->a->stop_fd, err);
-    r->steps.wait = rc < 0 ? -1 : 0;
+    r->steps.wait_vm = rc < 0 ? -1 : 0;
     return rc;
 }
 
@@ -190,7 +190,7 @@ static int prepare(struct run *r, struct error *err)
         return rc;
     r->m = pool_take(r->v->pool, &r->shape);
     if (r->m) {
-        r->steps.wait = 0;
+        r->steps.wait_vm = 0;
         tell_machine(r);
     } else if ((rc = make_machine(r, err)) < 0) {
         return rc;
@@ -223,7 +223,7 @@ static int load(struct run *r, struct error *err)
     const struct config *c = r->v->cfg;
     int64_t deadline = clock_mono_ms() + c->copyin_timeout_ms;
     r->stage = STAGE_COPYIN;
-    r->steps.copyin = -1;
+    r->steps.copy_in = -1;
     pipe_init(&r->pipe, r->m, r->a->stop_fd);
     r->piped = true;
     /* No nproc: it counts all processes of an account on the whole host; the machine has a bound of
@@ -242,7 +242,7 @@ static int load(struct run *r, struct error *err)
     if ((rc = copyin_send(&r->pipe, r->v->store, r->job, deadline, err)) < 0 ||
         (rc = wait_for(r, FRAME_LOADED, deadline, err)) < 0)
         return rc;
-    r->steps.copyin = 0;
+    r->steps.copy_in = 0;
     trace_add(r->a, "copied", "0");
     return 0;
 }
@@ -397,13 +397,13 @@ static void judge(struct run *r, int rc, struct error *err)
     if (r->piped && rc == -EPIPE)
         last_words(r, err);
     if (r->stage == STAGE_RUN && rc == -ETIMEDOUT) { /* its own clock has stopped, ours has not */
-        r->steps.run = -1;
+        r->steps.run_job = -1;
         verdict_timed_out(&c, &r->result);
         return;
     }
     if (r->stage == STAGE_RUN &&
         c.oom) { /* the autodriver itself was among what the limit killed */
-        r->steps.run = 3;
+        r->steps.run_job = 3;
         verdict_memory(&c, 137, &r->result);
         return;
     }
@@ -455,9 +455,9 @@ static void conclude(struct run *r)
     struct result *x = &r->result;
     log_end(r);
     if (x->kind == RESULT_COMMIT) {
-        if (r->steps.run != STEP_NONE) {
-            r->steps.copyout = 0;
-            trace_add(r->a, "executed", "%d", r->steps.run);
+        if (r->steps.run_job != FEEDBACK_NO_STATUS) {
+            r->steps.copy_out = 0;
+            trace_add(r->a, "executed", "%d", r->steps.run_job);
             trace_add(r->a, "output", "0");
             trace_send(r->a, "c");
         }
@@ -476,7 +476,10 @@ static void conclude(struct run *r)
 
 void attempt_run(struct attempt *a)
 {
-    struct run r = {.a = a, .v = a->v, .steps = STEPS_INIT};
+    struct run r = {
+        .a = a,
+        .v = a->v,
+        .steps = {FEEDBACK_NO_STATUS, FEEDBACK_NO_STATUS, FEEDBACK_NO_STATUS, FEEDBACK_NO_STATUS}};
     struct error err = ERROR_INIT;
     int rc;
     if ((rc = prepare(&r, &err)) < 0 || (rc = load(&r, &err)) < 0 || (rc = execute(&r, &err)) < 0)

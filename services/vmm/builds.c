@@ -30,7 +30,8 @@ struct builds {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool poked, stopping;
-    struct seen *seen; /* its own thread's */
+    bool looked; /* these are its own thread's */
+    struct seen *seen;
     size_t seen_ct;
 };
 
@@ -87,26 +88,32 @@ static bool tell(struct builds *b, const char *name, const char *sha256, const s
     return false;
 }
 
-/* One entry of the hash. False when it is to be tried again. */
+/* Is there anything to do about an entry of the hash? What this life has not met before is; but the
+ * first look of a life meets what earlier ones have dealt with, and an image that is there shows
+ * it. */
+static bool is_due(struct builds *b, const char *name, const char *state, const char *sha256)
+{
+    const struct seen *s = find_seen(b, name);
+    if (strcmp(state, "wanted") == 0)
+        return true;
+    if (s && strcmp(s->sha256, sha256) == 0)
+        return false;
+    if (b->looked && b->v->driver->import)
+        return true;
+    cleanup_free char *digest = watch_image(b->v->watch, name);
+    if (strcmp(state, "done") == 0 && !digest && b->v->driver->import)
+        return true;
+    note_seen(b, name, sha256);
+    return false;
+}
+
+/* One entry. False when it is to be tried again. */
 static bool consider(struct builds *b, const char *name, const char *value)
 {
     char state[16], sha256[SHA256_HEX + 1];
     if (name_check_image(name, strlen(name)) || sscanf(value, "%15s %64s", state, sha256) != 2 ||
-        strlen(sha256) != SHA256_HEX)
+        strlen(sha256) != SHA256_HEX || !is_due(b, name, state, sha256))
         return true;
-    const struct seen *s = find_seen(b, name);
-    if (s && strcmp(s->sha256, sha256) == 0)
-        return true;
-    if (strcmp(state, "failed") == 0)
-        return true;
-    if (!s && strcmp(state, "done") ==
-                  0) { /* of an earlier life, or made elsewhere while this vmm was away */
-        cleanup_free char *digest = watch_image(b->v->watch, name);
-        if (digest || !b->v->driver->import) {
-            note_seen(b, name, sha256);
-            return true;
-        }
-    }
     log_event(LOG_INFO_, "build.begun", "image", name, "archive", sha256, NULL);
     struct error err = ERROR_INIT;
     int rc = import(b, name, sha256, &err);
@@ -131,6 +138,7 @@ static bool look(struct builds *b)
     bool all = true;
     for (size_t i = 0; i + 1 < r->elements; i += 2)
         all = consider(b, reply_str(r, i), reply_str(r, i + 1)) && all;
+    b->looked = true;
     return all;
 }
 

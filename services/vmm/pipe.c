@@ -78,19 +78,22 @@ static int read_some(struct pipe *p, struct error *err)
     return lost(p, n == 0 ? "has ended" : strerror((int)-n), err);
 }
 
+/* Queues a heartbeat that is due. */
+static int beat(struct pipe *p, int64_t now, struct error *err)
+{
+    if (p->beat_ms <= 0 || now < p->beat_at)
+        return 0;
+    p->beat_at = now + p->beat_ms;
+    /* Bytes that are still waiting are a sign of life just as good, once they are read. */
+    return p->out.len > 0 ? 0 : queue_frame(p, FRAME_HEARTBEAT, NULL, 0, err);
+}
+
 /* One turn: waits until something can be done, and does it. */
 static int turn(struct pipe *p, int64_t deadline, struct error *err)
 {
-    int64_t now = clock_mono_ms();
-    if (p->beat_ms > 0 && now >= p->beat_at) {
-        /* Bytes that are still waiting are a sign of life just as good, once they are read. */
-        if (p->out.len == 0) {
-            int rc = queue_frame(p, FRAME_HEARTBEAT, NULL, 0, err);
-            if (rc < 0)
-                return rc;
-        }
-        p->beat_at = now + p->beat_ms;
-    }
+    int rc = beat(p, clock_mono_ms(), err);
+    if (rc < 0)
+        return rc;
     int64_t until = p->beat_ms > 0 && p->beat_at < deadline ? p->beat_at : deadline;
     bool room = p->in.len < IN_MAX - READ_CHUNK;
     struct pollfd fds[3] = {
@@ -99,24 +102,18 @@ static int turn(struct pipe *p, int64_t deadline, struct error *err)
         {.fd = p->stop_fd, .events = POLLIN},
     };
     int n = poll(fds, 3, clock_until_ms(until));
-    if (n < 0 && errno != EINTR)
-        return err_set_errno(err, ERR_BUG, errno, "poll");
-    if (n > 0 && fds[2].revents)
+    if (n < 0)
+        return errno == EINTR ? 0 : err_set_errno(err, ERR_BUG, errno, "poll");
+    if (fds[2].revents)
         return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
-    if (n > 0 && fds[0].revents) {
-        int rc = read_some(p, err);
-        if (rc < 0)
-            return rc;
-    }
-    if (n > 0 && fds[1].revents) {
-        int rc = flush_some(p, err);
-        if (rc < 0)
-            return rc;
-    }
-    if (n == 0 && clock_mono_ms() >= deadline)
-        return err_set(err, ERR_TEMPORARY, ETIMEDOUT, "machine %s did not answer in time",
-                       p->m->spec.name);
-    return 0;
+    if (fds[0].revents)
+        rc = read_some(p, err);
+    if (rc == 0 && fds[1].revents)
+        rc = flush_some(p, err);
+    if (rc == 0 && n == 0 && clock_mono_ms() >= deadline)
+        rc = err_set(err, ERR_TEMPORARY, ETIMEDOUT, "machine %s did not answer in time",
+                     p->m->spec.name);
+    return rc;
 }
 
 int pipe_send(struct pipe *p, enum frame_type type, const void *data, uint32_t len,

@@ -13,7 +13,7 @@ struct report {
     struct attempt *a;
     const struct job *job; /* NULL when its body could not be read */
     const struct result *result;
-    const struct steps *steps;
+    const struct feedback_steps *steps;
     const char *output; /* may be NULL when there is none */
     size_t output_len;
 };

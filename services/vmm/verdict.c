@@ -1,6 +1,5 @@
 #include "verdict.h"
 
-#include "base/clock.h"
 #include "wire/frame.h"
 
 #include <errno.h>
@@ -97,7 +96,7 @@ static bool is(const char *value, int len, const char *word)
 }
 
 int verdict_final(const char *text, size_t len, const struct verdict_context *c,
-                  struct steps *steps, struct result *r, struct error *err)
+                  struct feedback_steps *steps, struct result *r, struct error *err)
 {
     const char *outcome = "", *reason = "";
     uint64_t status = 0;
@@ -107,7 +106,7 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
     frame_field_u64(text, len, "status", &status);
     frame_field_u64(text, len, "head", &r->head);
     frame_field_u64(text, len, "elided", &r->elided);
-    steps->run = 0;
+    steps->run_job = 0;
     if (is(outcome, n, "exited") || is(outcome, n, "signaled")) {
         bool by_signal = is(outcome, n, "signaled");
         int shown = by_signal ? 128 + (int)(status & 127) : (int)(status & 0xff);
@@ -122,7 +121,7 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
         return 0;
     }
     if (is(outcome, n, "timed_out")) {
-        steps->run = 2;
+        steps->run_job = 2;
         verdict_timed_out(c, r);
         return 0;
     }
@@ -130,7 +129,7 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
         verdict_cancelled(r);
         return 0;
     }
-    steps->run = 3;
+    steps->run_job = 3;
     if (is(outcome, n, "no_make") || is(outcome, n, "exec_failed")) {
         could_not_run(reason, why, "Error executing make", r);
         return 0;
@@ -141,46 +140,17 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
 
 /* ---- feedback ---- */
 
-static void stamp(struct buf *out, int64_t wall_ms)
+void verdict_feedback(const struct result *r, const struct feedback_steps *steps,
+                      const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
+                      unsigned tries, const char *output, size_t output_len, struct buf *out)
 {
-    char at[32];
-    clock_ctime_local(wall_ms, at, sizeof(at));
-    buf_printf(out, "Autograder [%s]: ", at);
-}
-
-static void status_word(struct buf *out, const char *name, int status)
-{
-    if (status == STEP_NONE)
-        buf_printf(out, " %s=None", name);
-    else
-        buf_printf(out, " %s=%d", name, status);
-}
-
-void verdict_feedback(const struct result *r, const struct steps *steps, const struct job *job,
-                      const char *id, int64_t received_ms, int64_t now_ms, unsigned tries,
-                      const char *output, size_t output_len, struct buf *out)
-{
-    stamp(out, received_ms);
-    buf_printf(out, "Received job %s:%s\n", job->name, id);
-    stamp(out, now_ms);
     if (r->gave_up) {
-        /* Tango's words, and its spelling: frontends may look for them. */
-        buf_printf(out, "Internal error: Unable to complete job after %u tries. Pleae resubmit\n",
-                   tries);
-        stamp(out, now_ms);
-        buf_appends(out, "Job status:");
-        status_word(out, "waitVM", steps->wait);
-        status_word(out, "copyIn", steps->copyin);
-        status_word(out, "runJob", steps->run);
-        status_word(out, "copyOut", steps->copyout);
-        buf_appends(out, "\n");
-        stamp(out, now_ms);
-        buf_printf(out, "Internal error: %s\n", r->why);
+        feedback_received(out, job->name, id, received_ms);
+        feedback_gave_up(out, now_ms, tries, steps, r->why);
+        feedback_output_follows(out, now_ms);
     } else {
-        buf_printf(out, "%s\n", r->message);
+        feedback_render(out, job->name, id, received_ms, now_ms, r->message, true);
     }
-    stamp(out, now_ms);
-    buf_appends(out, "Here is the output from the autograder:\n---\n");
     buf_appends(out, r->lines);
     if (r->elided > 0 && r->head <= output_len) {
         buf_append(out, output, (size_t)r->head);

@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "wire/feedback.h"
 #include "wire/job.h"
 
 #include <stdbool.h>
@@ -18,16 +19,6 @@ enum result_kind {
     RESULT_GIVEBACK, /* this attempt is; the job goes back to the queue */
     RESULT_DROP,     /* it is not ours any more */
 };
-
-/* How far it came; the status of each step, for trace and give-up form. */
-#define STEP_NONE (-1000) /* not tried */
-struct steps {
-    int wait, copyin, run, copyout;
-};
-#define STEPS_INIT                                                                                 \
-    {                                                                                              \
-        STEP_NONE, STEP_NONE, STEP_NONE, STEP_NONE                                                 \
-    }
 
 struct result {
     enum result_kind kind;
@@ -50,9 +41,9 @@ struct verdict_context {
 
 /* The final record of an autodriver (frame X). -EPROTO when it is none that this version knows, or
  * one that says that the machine is at fault (lease lost): then there is nothing to commit. Sets
- * steps->run. */
+ * steps->run_job. */
 int verdict_final(const char *text, size_t len, const struct verdict_context *c,
-                  struct steps *steps, struct result *ret, struct error *err);
+                  struct feedback_steps *steps, struct result *ret, struct error *err);
 
 void verdict_timed_out(const struct verdict_context *c, struct result *ret);
 void verdict_memory(const struct verdict_context *c, int status, struct result *ret);
@@ -64,8 +55,8 @@ void verdict_gave_up(unsigned tries, const char *why, struct result *ret);
 
 /* The whole feedback. Times are wall ms; output is what the job wrote, with the gap where r says.
  */
-void verdict_feedback(const struct result *r, const struct steps *steps, const struct job *job,
-                      const char *id, int64_t received_ms, int64_t now_ms, unsigned tries,
-                      const char *output, size_t output_len, struct buf *out);
+void verdict_feedback(const struct result *r, const struct feedback_steps *steps,
+                      const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
+                      unsigned tries, const char *output, size_t output_len, struct buf *out);
 
 #endif
