@@ -1,0 +1,87 @@
+"""Fixtures of the system tests; harness/ has what they are made of.
+
+MILONGA_BUILD names the build directory (default build), MILONGA_TEST_CACHE where the grading image and the engine's
+store are kept between runs. `-m fast` is the part that a sanitized build is run through as well.
+"""
+
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from harness import engine as engine_module, image  # noqa: E402
+from harness.receiver import Receiver  # noqa: E402
+from harness.stack import Stack  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fast: seconds, without a container engine; also with sanitizers")
+    config.addinivalue_line("markers", "slow: machines are killed, engines are started, time-outs pass")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """The services' last words belong to a failure."""
+    report = (yield).get_result()
+    if report.when == "call" and report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Stack):
+                report.sections.append(("services", value.report()))
+
+
+@pytest.fixture(scope="module")
+def work_dir():
+    """Short, since unix sockets lie in it; pytest's own tmp_path is too long for them."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="mt."))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def make_stack(work_dir):
+    """make_stack(**settings) starts one more installation; all end with the module."""
+    stacks = []
+
+    def make(**settings):
+        started = settings.pop("start", True)
+        directory = work_dir / str(len(stacks))
+        directory.mkdir()
+        stack = Stack(directory, **settings)
+        stacks.append(stack)
+        return stack.start() if started else stack
+    yield make
+    problems = []
+    for stack in reversed(stacks):
+        try:
+            stack.stop()
+            stack.wait_clean()
+            stack.sane()
+        except AssertionError as e:
+            problems.append(f"{e}")
+            stack.stop_hard()
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(scope="session")
+def engine():
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
+    tar = image.tarball()
+    e = engine_module.Engine(directory).start()
+    try:
+        e.load(tar)
+        yield e
+    finally:
+        e.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def receiver():
+    r = Receiver()
+    yield r
+    r.stop()

@@ -1,0 +1,1 @@
+"""What the system tests stand on: real services, a real Redis, real machines, and a frontend."""

@@ -1,0 +1,67 @@
+"""Is the machine clean? Asked of the operating system and the engine, not of our own services."""
+
+import os
+import pathlib
+import subprocess
+
+
+def _groups(parent):
+    """Cgroups below the installation's own, in every hierarchy."""
+    for top in ("/sys/fs/cgroup", *map(str, pathlib.Path("/sys/fs/cgroup").iterdir())):
+        base = pathlib.Path(top) / parent
+        if base.is_dir():
+            for d, subdirs, _ in os.walk(base):
+                yield from (f"cgroup {d}/{s}" for s in subdirs if not s.startswith("."))
+
+
+def _mounts(path):
+    with open("/proc/self/mountinfo") as f:
+        for line in f:
+            target = line.split(" ")[4]
+            if target.startswith(f"{path}/"):
+                yield f"mount {target}"
+
+
+def _processes(stack):
+    """Processes in the installation's cgroups, or that run its autodriver, beside the services."""
+    ours = {p.pid for p in stack.processes if p.child}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            group = pathlib.Path(f"/proc/{pid}/cgroup").read_text()
+            args = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if int(pid) not in ours and (f"/{stack.name}/" in group or f"{stack.data}/oci" in args):
+            yield f"process {pid} {args}"
+
+
+def _files(data):
+    """Bundles, bind-mounted folders and temporary files."""
+    for name in ("oci", "docker", "tmp"):
+        base = data / name
+        if base.is_dir():
+            for d, subdirs, files in os.walk(base):
+                depth = len(pathlib.Path(d).relative_to(base).parts)
+                if name == "oci" and depth == 2:  # <deployment>/<vmm>/<machine>
+                    yield from (f"bundle {d}/{s}" for s in subdirs if not s.startswith(("host", ".")))
+                    subdirs.clear()
+                elif name != "oci":
+                    yield from (f"file {d}/{f}" for f in files)
+    store = data / "store" / "tmp"
+    if store.is_dir():
+        yield from (f"file {p}" for p in store.iterdir())
+
+
+def _containers(stack):
+    socket = getattr(stack, "engine_url", None)
+    if socket:
+        done = subprocess.run(["docker", "-H", socket, "ps", "-aq", "--format", "{{.Names}} {{.Status}}"],
+                              capture_output=True, text=True, timeout=30)
+        if done.returncode:
+            yield f"engine: {done.stderr.strip()}"
+        yield from (f"container {line}" for line in done.stdout.splitlines())
+
+
+def leftovers(stack):
+    return [*_groups(stack.name), *_mounts(stack.data), *_processes(stack), *_files(stack.data),
+            *_containers(stack)]

@@ -1,0 +1,88 @@
+"""Processes that a test starts, each with its log, ended by pid and never by name."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+
+def wait_for(what, condition, timeout=20.0, pause=0.02):
+    """The first true value of condition(); a failure that says what did not come."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {timeout:g} s")
+        time.sleep(pause)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Process:
+    """A program in a session of its own, so that a signal to it reaches nothing of ours."""
+
+    def __init__(self, name, argv, env, log, cwd=None):
+        self.name, self.argv, self.env, self.log, self.cwd = name, [str(a) for a in argv], env, log, cwd
+        self.child = None
+
+    def start(self):
+        assert not self.running(), f"{self.name} runs already"
+        with open(self.log, "ab") as log:
+            self.child = subprocess.Popen(
+                self.argv, env=self.env, cwd=self.cwd, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True)
+        return self
+
+    def running(self):
+        return self.child is not None and self.child.poll() is None
+
+    @property
+    def pid(self):
+        return self.child.pid
+
+    def signal(self, number):
+        self.child.send_signal(number)
+
+    def kill(self):
+        """kill -9, the way a machine loses a process."""
+        if self.running():
+            self.child.kill()
+        if self.child:
+            self.child.wait()
+
+    def stop(self, timeout=20):
+        """The ordinary end; a service that does not take it is killed, and that is a failure."""
+        if not self.running():
+            return self.child.returncode if self.child else 0
+        self.child.send_signal(signal.SIGTERM)
+        try:
+            return self.child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not stop within {timeout} s of SIGTERM\n{self.tail()}")
+
+    def text(self):
+        try:
+            with open(self.log, errors="replace") as f:
+                return f.read()
+        except FileNotFoundError:
+            return ""
+
+    def tail(self, lines=30):
+        return f"--- {self.name}\n" + "\n".join(self.text().splitlines()[-lines:])
+
+
+def plain_env(**more):
+    """An environment with nothing of the caller's own but where programs are and sanitizers' options."""
+    keep = ("PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS")
+    env = {k: os.environ[k] for k in keep if k in os.environ}
+    env.update(TZ="UTC", LANG="C.UTF-8", HOME="/root")
+    env.update({k: str(v) for k, v in more.items()})
+    return env

@@ -1,0 +1,62 @@
+"""Warm machines: ready before their job is known, used once, and without a trace of anyone."""
+
+import os
+
+import pytest
+
+from harness import image
+from harness.process import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+PLACES = "/tmp /var/tmp /dev/shm /home/autograde /home /run /var/lock /mnt /opt"
+SPOIL = (f"autograde:\n\t@for d in {PLACES}; do echo trace > $$d/trace-of-me 2>/dev/null; done;"
+         " (setsid sleep 200 &) ; echo trace > ../trace-of-me; echo spoiled\n")
+LOOK = (f"autograde:\n\t@find {PLACES} -name 'trace-of-me' 2>/dev/null; find . ! -name . | LC_ALL=C sort;"
+        " grep -l sleep /proc/[0-9]*/comm 2>/dev/null; echo looked\n")
+
+
+@pytest.fixture(scope="module", params=["oci", "docker"])
+def stack(request, make_stack):
+    settings = {"driver": request.param, "pool_size": "2", "slots": "2"}
+    if request.param == "docker":
+        engine = request.getfixturevalue("engine")
+        s = make_stack(start=False, docker_url=engine.url, **settings)
+        s.engine_url = engine.url
+        s.start()
+    else:
+        s = make_stack(**settings)
+    # a warm machine waits for a job of the defaults; this one is for those without network
+    return s
+
+
+def free(stack):
+    return stack.tango.ok("GET", "/pool/test/")["pools"].get(image.NAME, {"free": []})["free"]
+
+
+def test_prealloc_makes_what_it_was_asked_for(stack):
+    value = stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/2/", data="{}")
+    assert value["statusMsg"] == "VMs preallocated"
+    pool = stack.tango.ok("GET", f"/pool/test/{image.NAME}/")
+    assert pool["statusMsg"] == "Found pool"
+    assert len(pool["pools"][image.NAME]["total"]) == 2
+    assert all(1000 <= i <= 9999 for i in pool["pools"][image.NAME]["total"])
+
+
+def test_no_trace_of_an_earlier_job(stack):
+    used = []
+    for _ in range(3):
+        wait_for("warm machines", lambda: len(free(stack)) == 2)
+        entry, feedback = stack.tango.run(SPOIL, disable_network=False)
+        assert feedback.endswith(b"spoiled\n")
+        used.append(entry["vm"]["id"])
+        entry, feedback = stack.tango.run(LOOK, disable_network=False)
+        assert feedback.partition(b"status 0\n")[2] == b"./Makefile\nlooked\n", feedback
+        used.append(entry["vm"]["id"])
+    assert len(set(used)) == len(used)
+
+
+def test_shrunk_to_nothing_is_clean(stack):
+    stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/0/", data="{}")
+    wait_for("an empty pool", lambda: not free(stack))
+    stack.wait_clean()
