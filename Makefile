@@ -66,14 +66,23 @@ $(B)/autodriver: $(AUTODRIVER_SRC) $(wildcard autodriver/*.h) libshared/wire/fra
 $(B)/unit/%: $(B)/obj/tests/unit/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) $($*_LIBS) -lcmocka
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+# one machine of any driver by hand, for the drivers' own tests
+$(B)/driver_probe: $(call obj,tests/system/driver_probe.c $(VMM_LIB_SRC)) $(LIB)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/unit/test_machine: $(call obj,services/vmm/machine.c services/vmm/drivers/null.c services/vmm/drivers/docker_http.c)
+-include $(shell find $(B)/obj $(B)/fuzz/obj -name '*.d' 2>/dev/null)
 
 FUZZERS      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(FUZZ_SRC))
 FUZZ_SECONDS ?= 60
-FUZZ_FLAGS   := -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
-$(B)/fuzz/%: tests/fuzz/%.c $(LIB_SRC) | $(LUA_INC)
+FUZZ_CC      := clang $(CPPFLAGS) $(filter-out -O2 -fsanitize=% -D_FORTIFY_SOURCE=2,$(CFLAGS)) -O1 -fno-sanitize-recover=all
+$(B)/fuzz/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(Q)clang $(CPPFLAGS) $(filter-out -O2,$(CFLAGS)) -O1 $(FUZZ_FLAGS) -o $@ $< $(LIB_SRC) $(LDLIBS)
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c -o $@ $<
+$(B)/fuzz/lib.a: $(patsubst %.c,$(B)/fuzz/obj/%.o,$(LIB_SRC))
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+$(B)/fuzz/%: tests/fuzz/%.c $(B)/fuzz/lib.a
+	$(Q)$(FUZZ_CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LDLIBS)
 
 deps: ## install what is missing (Debian)
 	tools/deps
@@ -90,8 +99,9 @@ check: all $(UNITS) ## unit tests
 system: all ## tests of the real programs on real servers, as root
 	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver python3 -m pytest -q tests/system $(PYTEST_ARGS)
 fuzz: $(FUZZERS) ## each fuzzer for FUZZ_SECONDS
-	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "$$f"; \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus || exit 1; done
+	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "$$f: $(FUZZ_SECONDS) s"; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus >$$f.log 2>&1 || \
+	  { tail -60 $$f.log; exit 1; }; grep executed_units $$f.log; done
 bench: all ## ratios to the bare engines, and rates
 	MILONGA_BUILD=$(abspath $(B)) python3 tests/bench/bench.py $(BENCH_ARGS)
 lint: ## format, limits, includes, shellcheck, clang-tidy
