@@ -82,28 +82,16 @@ static char *find_in_path(const char *program)
     return NULL;
 }
 
-/* As configured, else beside this program, else where `make install` puts it. */
+/* An absolute path: crun looks from the bundle. */
 static int find_autodriver(struct backend *b, struct error *err)
 {
-    char exe[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-    char *slash;
+    cleanup_free char *path = NULL;
+    int r = machine_autodriver(b->cfg, &path, err);
 
-    if (b->cfg->autodriver[0] != '\0') {
-        b->autodriver = realpath(b->cfg->autodriver, NULL);
-    } else if (n > 0) {
-        exe[n] = '\0';
-        slash = strrchr(exe, '/');
-        for (int i = 0; i < 2 && b->autodriver == NULL; i++) {
-            cleanup_free char *path = xasprintf("%.*s/%sautodriver", (int)(slash - exe), exe,
-                                                i == 0 ? "" : "../libexec/milonga/");
-            b->autodriver = realpath(path, NULL);
-        }
-    }
-    if (b->autodriver == NULL || access(b->autodriver, X_OK) < 0)
-        return err_set(err, ERR_PERMANENT, ENOENT,
-                       "oci: no autodriver at \"%s\"; set autodriver to its path", b->cfg->autodriver);
-    return 0;
+    if (r < 0)
+        return r;
+    b->autodriver = realpath(path, NULL);
+    return b->autodriver != NULL ? 0 : err_set_errno(err, ERR_PERMANENT, errno, "oci: autodriver %s", path);
 }
 
 static int check_namespaces(struct error *err)
