@@ -1,9 +1,9 @@
 #ifndef MILONGA_API_CALL_H
 #define MILONGA_API_CALL_H
 
-/* One request while it is being answered. A handler is called with one and answers it once, by one of
- * reply.h, then or later on the same loop; that frees it. Should the request be gone by then (`req` is
- * NULL), the answer is dropped. */
+/* One request while it is being answered. A handler is called with one and answers it once, by one
+ * of reply.h, then or later on the same loop; that frees it. Should the request be gone by then
+ * (`req` is NULL), the answer is dropped. */
 
 #include "services/api/route.h"
 #include "services/api/server.h"
@@ -14,7 +14,7 @@ struct call {
     struct loop *loop;
     const struct route *route; /* NULL: none matched */
     unsigned method;
-    const char *tenant; /* of the key that was shown; NULL where a route needs none */
+    const char *tenant;        /* of the key that was shown; NULL where a route needs none */
     char *param[ROUTE_PARAMS]; /* decoded; in the request's pool */
     size_t param_len[ROUTE_PARAMS];
     int64_t begun_ms;
@@ -26,7 +26,8 @@ struct call {
 /* h2o's handler: finds the route, decodes, and calls its handler. */
 int call_begin(struct loop *l, h2o_req_t *req);
 
-/* Is it a key of the configuration: its tenant, or NULL. Compares with all of them, each in constant time. */
+/* Is it a key of the configuration: its tenant, or NULL. Compares with all of them, each in
+ * constant time. */
 const char *call_tenant(const struct config *cfg, const char *key, size_t len);
 
 /* "Authorization: Bearer <store_key>". */

@@ -8,19 +8,19 @@
 #include "services/api/reply.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <linux/tcp.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 
-#define SWEEP_MS 1000
-#define HEAD_MS 10000
-#define GRACE_MS 10000
-#define LINGER_MS 2000
-#define WRITE_STALL_MS 30000
+#define SWEEP_MS         1000
+#define HEAD_MS          10000
+#define GRACE_MS         10000
+#define LINGER_MS        2000
+#define WRITE_STALL_MS   30000
 #define ACCEPTS_PER_TURN 16
-#define EARLY_BYTES 65536 /* a body up to this is not worth an answer before it is there */
+#define EARLY_BYTES      65536 /* a body up to this is not worth an answer before it is there */
 
 enum conn_state { CONN_IDLE, CONN_HEAD, CONN_BODY, CONN_BUSY, CONN_REFUSED };
 
@@ -32,11 +32,12 @@ struct conn {
     h2o_socket_cb inner; /* h2o's read callback */
     enum conn_state state;
     bool is_loose, served, chunked, writing;
-    int64_t since;       /* mono ms: of the state; of the answer while `writing` */
+    int64_t since; /* mono ms: of the state */
     size_t head_len;
     uint64_t limit;      /* bytes of body */
     long long reserved;  /* of server->body_bytes */
-    uint64_t acked;      /* bytes the client had acknowledged at `since` */
+    int64_t pace_at;     /* mono ms: when the window began in which the client's pace is measured */
+    uint64_t pace_bytes; /* what had come, or was acknowledged, by then */
     char *refusal;
 };
 TAILQ_HEAD(conn_list, conn);
@@ -62,12 +63,12 @@ unsigned conns_count(const struct conns *cs)
     return cs->ct;
 }
 
-/* ---- The end of a connection --------------------------------------------------------------------- */
+/* ---- The end of a connection
+ * --------------------------------------------------------------------- */
 
 static void release(struct conn *c)
 {
-    atomic_fetch_sub_explicit(&c->cs->loop->server->body_bytes, c->reserved,
-                              memory_order_relaxed);
+    atomic_fetch_sub_explicit(&c->cs->loop->server->body_bytes, c->reserved, memory_order_relaxed);
     c->reserved = 0;
 }
 
@@ -101,7 +102,8 @@ static void conn_close(struct conn *c)
     c->inner(c->sock, h2o_socket_error_closed);
 }
 
-/* ---- Refusing ------------------------------------------------------------------------------------ */
+/* ---- Refusing
+ * ------------------------------------------------------------------------------------ */
 
 static void refusal_written(h2o_socket_t *sock, const char *err)
 {
@@ -119,7 +121,8 @@ static void refuse(struct conn *c, int status, const char *type, const char *bod
 {
     h2o_iovec_t iov;
 
-    if (!h2o_socket_is_reading(c->sock)) { /* h2o is answering by itself, and its client is not reading */
+    if (!h2o_socket_is_reading(
+            c->sock)) { /* h2o is answering by itself, and its client is not reading */
         shutdown(h2o_socket_get_fd(c->sock), SHUT_RDWR);
         return;
     }
@@ -144,7 +147,8 @@ static void refuse_page(struct conn *c, int status)
     free(page);
 }
 
-/* ---- Judging a head ------------------------------------------------------------------------------- */
+/* ---- Judging a head
+ * ------------------------------------------------------------------------------- */
 
 static bool reserve(struct conn *c, uint64_t bytes)
 {
@@ -221,8 +225,8 @@ static bool judge(struct conn *c, const struct head *h, size_t have)
     return true;
 }
 
-/* Looks at what has come, before h2o does or, behind a pipelined request, right after. False: h2o is
- * not to be called. */
+/* Looks at what has come, before h2o does or, behind a pipelined request, right after. False: h2o
+ * is not to be called. */
 static bool guard_check(struct conn *c)
 {
     size_t have = c->sock->input->size;
@@ -243,7 +247,8 @@ static bool guard_check(struct conn *c)
             return false;
         }
         c->state = CONN_BODY;
-        c->since = clock_mono_ms();
+        c->since = c->pace_at = clock_mono_ms();
+        c->pace_bytes = have;
         c->served = false;
         c->chunked = h.chunked;
         c->head_len = h.len;
@@ -300,7 +305,8 @@ void conn_serve(h2o_req_t *req)
     c->writing = false;
 }
 
-/* ---- Each turn ----------------------------------------------------------------------------------- */
+/* ---- Each turn
+ * ----------------------------------------------------------------------------------- */
 
 static void recheck(void *arg)
 {
@@ -350,7 +356,8 @@ void conns_turn(struct conns *cs)
     }
 }
 
-/* ---- The sweep ----------------------------------------------------------------------------------- */
+/* ---- The sweep
+ * ----------------------------------------------------------------------------------- */
 
 static uint64_t bytes_acked(h2o_socket_t *sock)
 {
@@ -361,12 +368,18 @@ static uint64_t bytes_acked(h2o_socket_t *sock)
     return info.tcpi_bytes_acked;
 }
 
-static bool too_slow(const struct conn *c, int64_t now, uint64_t bytes)
+/* Judged window by window, so that what went fast before is no credit for later. */
+static bool too_slow(struct conn *c, int64_t now, uint64_t bytes)
 {
-    int64_t ms = now - c->since;
+    int64_t ms = now - c->pace_at, rate = c->cs->loop->server->cfg->slow_body_bytes_s;
 
-    return ms > GRACE_MS &&
-           bytes < (uint64_t)(ms / 1000 * c->cs->loop->server->cfg->slow_body_bytes_s);
+    if (ms < GRACE_MS)
+        return false;
+    if (bytes - c->pace_bytes < (uint64_t)(ms / 1000 * rate))
+        return true;
+    c->pace_at = now;
+    c->pace_bytes = bytes;
+    return false;
 }
 
 static void sweep_busy(struct conn *c, int64_t now)
@@ -374,9 +387,9 @@ static void sweep_busy(struct conn *c, int64_t now)
     bool writing = h2o_socket_is_writing(c->sock);
 
     if (writing && !c->writing) {
-        c->since = now;
-        c->acked = bytes_acked(c->sock);
-    } else if (writing && too_slow(c, now, bytes_acked(c->sock) - c->acked)) {
+        c->pace_at = now;
+        c->pace_bytes = bytes_acked(c->sock);
+    } else if (writing && too_slow(c, now, bytes_acked(c->sock))) {
         log_event(LOG_INFO_, "http.cut", "why", "reads too slowly", NULL);
         shutdown(h2o_socket_get_fd(c->sock), SHUT_RDWR);
     }
@@ -426,7 +439,8 @@ static void sweep(void *arg)
     hloop_timer_start(cs->loop->hloop, SWEEP_MS, sweep, cs);
 }
 
-/* ---- Accepting ----------------------------------------------------------------------------------- */
+/* ---- Accepting
+ * ----------------------------------------------------------------------------------- */
 
 /* At the bound the longest idle make room, so that idle connections lock nobody out. */
 static void evict_idle(struct conns *cs)

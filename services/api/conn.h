@@ -2,22 +2,23 @@
 #define MILONGA_API_CONN_H
 
 /* Connections of one loop, and what h2o does not do for them. h2o 2.2 holds a whole body before any
- * handler runs, answers "Expect: 100-continue" by itself, has one time limit for head and body together
- * and none for writing. So a guard stands between the socket and h2o: it takes the socket's read callback,
- * looks at the bytes first and then calls h2o's.
+ * handler runs, answers "Expect: 100-continue" by itself, has one time limit for head and body
+ * together and none for writing. So a guard stands between the socket and h2o: it takes the
+ * socket's read callback, looks at the bytes first and then calls h2o's.
  *
  *            bytes               head judged             all bytes there
- *   idle ------------> head ----------------> body --------------------> busy (h2o, handler, answer)
- *    ^                  |                      |                              |
- *    |                  +--- refused <---------+        reading again         |
+ *   idle ------------> head ----------------> body --------------------> busy (h2o, handler,
+ * answer) ^                  |                      |                              | | +--- refused
+ * <---------+        reading again         |
  *    +------------------------------------------------------------------------+
  *
- * - judged: route, method, key, framing (two lengths, or a length and chunks), size for that route, and
- *   room among the bodies in flight. A body that is small or already there is h2o's and the handler's;
- * - refused: our answer is written, what still comes is thrown away for LINGER_MS so that the client can
- *   read the answer, then the connection is closed;
- * - the sweep, each second: heads that take over HEAD_MS, bodies and answers slower than
- *   slow_body_bytes_s after a grace, and idle connections are cut. */
+ * - judged: route, method, key, framing (two lengths, or a length and chunks), size for that route,
+ * and room among the bodies in flight. A body that is small or already there is h2o's and the
+ * handler's;
+ * - refused: our answer is written, what still comes is thrown away for LINGER_MS so that the
+ * client can read the answer, then the connection is closed;
+ * - the sweep, each second: heads that take over HEAD_MS, bodies and answers that in a window of
+ *   GRACE_MS are slower than slow_body_bytes_s, and idle connections are cut. */
 
 #include "base/err.h"
 #include "services/api/server.h"

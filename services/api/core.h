@@ -1,9 +1,10 @@
 #ifndef MILONGA_API_CORE_H
 #define MILONGA_API_CORE_H
 
-/* What a frontend can ask for, whatever its dialect: labs and their files, jobs, output, lists, pools,
- * images. Each operation copies or borrows its arguments as it says, returns at once and calls `done`
- * exactly once, later, on the same loop. One core a loop; it keeps no state between requests.
+/* What a frontend can ask for, whatever its dialect: labs and their files, jobs, output, lists,
+ * pools, images. Each operation copies or borrows its arguments as it says, returns at once and
+ * calls `done` exactly once, later, on the same loop. One core a loop; it keeps no state between
+ * requests.
  *
  * Names were checked by the caller (base/name.h). */
 
@@ -34,7 +35,7 @@ bool core_is_up(const struct core *c, const char **ret_why);
 
 enum core_status {
     CORE_OK,
-    CORE_FAILED,     /* `why` is a sentence */
+    CORE_FAILED, /* `why` is a sentence */
     CORE_NO_LAB,
     CORE_NOT_FOUND,  /* no such file, output, job or image */
     CORE_SAME,       /* it was there already: file, job */
@@ -66,34 +67,35 @@ struct core_counter {
 struct core_job {
     uint64_t id;
     const struct job *job;
-    const char *driver;   /* of its vmm, or of some vmm; "" when none is known */
+    const char *driver; /* of its vmm, or of some vmm; "" when none is known */
     bool assigned, rejected;
-    unsigned attempts;    /* begun */
-    int64_t machine;      /* id, or -1 */
+    unsigned attempts; /* begun */
+    int64_t machine;   /* id, or -1 */
     int64_t accepted_ms;
     const char *const *trace; /* "code ms arg" */
     size_t trace_ct;
 };
 
-/* What an operation tells; each fills what it says and leaves the rest 0. Valid until done() returns. */
+/* What an operation tells; each fills what it says and leaves the rest 0. Valid until done()
+ * returns. */
 struct core_answer {
     enum core_status status;
     const char *why;
-    bool made;                       /* open: the lab is new */
-    bool lab;                        /* lookup: the lab exists */
-    struct core_file *files;         /* open: all; lookup: as asked, in order */
+    bool made;               /* open: the lab is new */
+    bool lab;                /* lookup: the lab exists */
+    struct core_file *files; /* open: all; lookup: as asked, in order */
     size_t file_ct;
-    char *digests[JOB_MAX_DIGESTS];  /* lookup: of the image; none: it is unknown */
+    char *digests[JOB_MAX_DIGESTS]; /* lookup: of the image; none: it is unknown */
     size_t digest_ct;
-    uint64_t id;                     /* lookup (CORE_SAME), accept, reject */
-    const char *bytes;               /* partial */
+    uint64_t id;       /* lookup (CORE_SAME), accept, reject */
+    const char *bytes; /* partial */
     size_t len;
-    uint64_t slots;                  /* info: of the vmms that are up; pools: how many are up */
+    uint64_t slots; /* info: of the vmms that are up; pools: how many are up */
     const struct core_counter *counters;
     size_t counter_ct;
     const struct core_pool *pools;
     size_t pool_ct;
-    const char *text;                /* jobs: what render() wrote */
+    const char *text; /* jobs: what render() wrote */
 };
 typedef void core_done_fn(void *arg, const struct core_answer *a);
 
@@ -115,7 +117,8 @@ struct core_reader;
 /* OK: open and positioned at 0; NOT_FOUND. *ret is the caller's to core_read_close() after done. */
 struct core_reader *core_read_open(struct core *c, const char *sha256, core_done_fn *done,
                                    void *arg);
-/* OK: a->bytes, a->len (0 at the end), valid until the next call. Only after the one before is done. */
+/* OK: a->bytes, a->len (0 at the end), valid until the next call. Only after the one before is
+ * done. */
 void core_read_next(struct core_reader *r, core_done_fn *done, void *arg);
 uint64_t core_read_size(const struct core_reader *r);
 void core_read_close(struct core_reader *r);
@@ -134,7 +137,8 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
 void core_accept(struct core *c, const struct job *job, const char *dup, core_done_fn *done,
                  void *arg);
 
-/* Gives a refused job an id and puts it among the dead, with these lines as its trace. OK: a->id. */
+/* Gives a refused job an id and puts it among the dead, with these lines as its trace. OK: a->id.
+ */
 void core_reject(struct core *c, const struct job *job, const char *const *lines, size_t line_ct,
                  core_done_fn *done, void *arg);
 
@@ -158,7 +162,8 @@ void core_pools(struct core *c, core_done_fn *done, void *arg);
 void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
                    unsigned memory_mb, core_done_fn *done, void *arg);
 
-/* Stores an image archive, wishes that it be made an image and waits. OK, FAILED, LATE. Borrows `data`. */
+/* Stores an image archive, wishes that it be made an image and waits. OK, FAILED, LATE. Borrows
+ * `data`. */
 void core_build(struct core *c, const char *name, const void *data, size_t len, core_done_fn *done,
                 void *arg);
 

@@ -22,7 +22,8 @@ struct core_op {
     int64_t give_up; /* core_again(): mono ms; 0 before the first time */
 };
 
-/* Runs a script. `status` is its first string ("ok", ...); NULL when it failed, and then `why` says so. */
+/* Runs a script. `status` is its first string ("ok", ...); NULL when it failed, and then `why` says
+ * so. */
 typedef void core_script_fn(void *op, const char *status, redisReply *reply, const char *why);
 void core_script(struct core_op *op, const struct script *s, int argc, const char *const *argv,
                  const size_t *argvlen, core_script_fn *fn);
@@ -31,8 +32,8 @@ void core_script(struct core_op *op, const struct script *s, int argc, const cha
 void core_end(struct core_op *op, struct core_answer *a);
 void core_fail(struct core_op *op, const char *why);
 
-/* The one place that waits for the dispatcher to take charge of a new Redis or to give out more ids: calls
- * again(op) a little later and returns true, or false when that went on for too long. */
+/* The one place that waits for the dispatcher to take charge of a new Redis or to give out more
+ * ids: calls again(op) a little later and returns true, or false when that went on for too long. */
 bool core_again(struct core_op *op, void (*again)(void *op));
 
 /* Element i of a reply as text; "" when there is none. Lives as long as the reply. */

@@ -23,7 +23,8 @@ static const struct script script_reject = {
 static const char no_ids[] =
     "No job ids can be given out: no dispatcher has taken charge of this Redis yet; try again";
 
-/* ---- lookup -------------------------------------------------------------------------------------- */
+/* ---- lookup
+ * -------------------------------------------------------------------------------------- */
 
 struct lookup {
     struct core_op op;
@@ -85,7 +86,8 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
     free(argv);
 }
 
-/* ---- accept and reject ---------------------------------------------------------------------------- */
+/* ---- accept and reject
+ * ---------------------------------------------------------------------------- */
 
 /* Kept until Redis has answered, since it may have to be asked again. */
 struct submit {

@@ -1,6 +1,6 @@
-/* Wishes and waiting for them. A wish is state in Redis that a vmm brings about on a thread of its own
- * and reports on; who waits here is an entry in a list and holds nothing up. Reports are hints: on each,
- * and whenever the subscription is (again) confirmed, the state is read anew. */
+/* Wishes and waiting for them. A wish is state in Redis that a vmm brings about on a thread of its
+ * own and reports on; who waits here is an entry in a list and holds nothing up. Reports are hints:
+ * on each, and whenever the subscription is (again) confirmed, the state is read anew. */
 
 #include "services/api/core_private.h"
 
@@ -54,7 +54,8 @@ struct waits {
 
 static void wait_check(struct wait *w);
 
-/* ---- The list ------------------------------------------------------------------------------------ */
+/* ---- The list
+ * ------------------------------------------------------------------------------------ */
 
 static void check_all(struct waits *ws, const char *channel, const char *image)
 {
@@ -172,7 +173,8 @@ static void wait_begin(struct wait *w)
     wait_check(w);
 }
 
-/* ---- Looking ------------------------------------------------------------------------------------- */
+/* ---- Looking
+ * ------------------------------------------------------------------------------------- */
 
 /* After a look: true when w is to be looked at no more, and perhaps freed. */
 static bool checked(struct wait *w)
@@ -209,7 +211,8 @@ static void pool_looked(void *arg, const struct core_answer *a)
     }
     w->total = (unsigned)total;
     w->vmms = (unsigned)a->slots;
-    /* Machines that are at work can not be taken away, so more of them than wished is no obstacle. */
+    /* Machines that are at work can not be taken away, so more of them than wished is no obstacle.
+     */
     if (w->vmms && total >= w->n && idle <= w->n)
         wait_over(w, CORE_OK, "");
     else
@@ -253,7 +256,8 @@ static void wait_check(struct wait *w)
         core_script(&w->check, &script_build_state, 1, argv, NULL, build_looked);
 }
 
-/* ---- prealloc ------------------------------------------------------------------------------------ */
+/* ---- prealloc
+ * ------------------------------------------------------------------------------------ */
 
 static struct wait *wait_new(struct core *c, enum wait_kind kind, const char *image,
                              core_done_fn *done, void *arg)
@@ -293,7 +297,8 @@ void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores
     core_script(&w->op, &script_wish_pool, 4, argv, NULL, pool_wished);
 }
 
-/* ---- build --------------------------------------------------------------------------------------- */
+/* ---- build
+ * --------------------------------------------------------------------------------------- */
 
 static void build_wished(void *op, const char *status, redisReply *r, const char *why)
 {

@@ -1,9 +1,9 @@
 #ifndef MILONGA_API_HEAD_H
 #define MILONGA_API_HEAD_H
 
-/* A look at the head of an HTTP/1 request while its body is still on the way. h2o calls a handler only
- * when the whole body is there; this is how keys, sizes and ambiguous framing are judged before. It
- * is no second parser: what it does not understand is h2o's to refuse. */
+/* A look at the head of an HTTP/1 request while its body is still on the way. h2o calls a handler
+ * only when the whole body is there; this is how keys, sizes and ambiguous framing are judged
+ * before. It is no second parser: what it does not understand is h2o's to refuse. */
 
 #include <stdbool.h>
 #include <stddef.h>

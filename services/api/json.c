@@ -16,8 +16,11 @@ json_t *json_parse(const char *data, size_t len, char *why, size_t size)
     }
     root = json_loadb(data, len, JSON_REJECT_DUPLICATES, &err);
     if (!root)
-        snprintf(why, size, "Malformed JSON: %s: line %d column %d", err.text, err.line,
-                 err.column);
+        snprintf(why, size, "Malformed JSON: %s: line %d column %d",
+                 json_error_code(&err) == json_error_null_character
+                     ? "\\u0000 is not allowed in a string"
+                     : err.text,
+                 err.line, err.column);
     return root;
 }
 

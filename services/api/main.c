@@ -13,7 +13,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
-#define GRACE_MS 20000
+#define GRACE_MS         20000
 #define WORK_WAITING_MAX 4096
 
 static void die(const struct error *err)

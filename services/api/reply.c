@@ -10,7 +10,8 @@
 #define JSON_TYPE "application/json; charset=UTF-8"
 #define HTML_TYPE "text/html; charset=UTF-8"
 
-/* ---- JSON ---------------------------------------------------------------------------------------- */
+/* ---- JSON
+ * ---------------------------------------------------------------------------------------- */
 
 /* The length of a UTF-8 character of two and more bytes, and its code point; 0 when it is none. */
 static size_t take_char(const char *s, size_t len, unsigned *ret)
@@ -99,7 +100,8 @@ void out_status(struct buf *b, int status_id, const char *text)
     out_cstr(b, text);
 }
 
-/* ---- Answers ------------------------------------------------------------------------------------- */
+/* ---- Answers
+ * ------------------------------------------------------------------------------------- */
 
 const char *reply_reason(int status)
 {
@@ -180,7 +182,8 @@ static void send_whole(struct call *c, const void *data, size_t len)
     h2o_iovec_t body = {h2o_mem_alloc_pool(&req->pool, len ? len : 1), len};
     int status = req->res.status;
 
-    memcpy(body.base, data, len);
+    if (len)
+        memcpy(body.base, data, len);
     c->req = NULL; /* h2o_send() may end it */
     *c->anchor = NULL;
     h2o_start_response(req, &none);
@@ -232,7 +235,8 @@ void reply_html(struct call *c, int status)
     free(page);
 }
 
-/* ---- Answers in pieces ---------------------------------------------------------------------------- */
+/* ---- Answers in pieces
+ * ---------------------------------------------------------------------------- */
 
 static void stream_proceed(h2o_generator_t *g, h2o_req_t *req)
 {

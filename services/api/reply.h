@@ -1,8 +1,8 @@
 #ifndef MILONGA_API_REPLY_H
 #define MILONGA_API_REPLY_H
 
-/* Answers, and JSON written as Tango wrote it: ", " and ": " between things, \uXXXX for all that is not
- * ASCII, and "<\/" for "</". Every reply_* ends the call. */
+/* Answers, and JSON written as Tango wrote it: ", " and ": " between things, \uXXXX for all that is
+ * not ASCII, and "<\/" for "</". Every reply_* ends the call. */
 
 #include "base/buf.h"
 #include "services/api/call.h"
@@ -13,7 +13,8 @@ void out_cstr(struct buf *b, const char *s);
 /* The key of an object's member, with its ": ". `first` says whether a ", " goes before. */
 void out_key(struct buf *b, const char *key, bool first);
 
-/* What most answers begin with: {"statusId": N, "statusMsg": "TEXT" ; the caller adds members and '}'. */
+/* What most answers begin with: {"statusId": N, "statusMsg": "TEXT" ; the caller adds members and
+ * '}'. */
 void out_status(struct buf *b, int status_id, const char *text);
 
 /* 200 with JSON. */
@@ -26,7 +27,8 @@ void reply_html(struct call *c, int status);
 void reply_bytes(struct call *c, int status, const char *type, const char *etag, const void *data,
                  size_t len);
 
-/* The same page for a connection whose request h2o has not handed on: *ret is the caller's to free. */
+/* The same page for a connection whose request h2o has not handed on: *ret is the caller's to free.
+ */
 const char *reply_reason(int status);
 char *reply_page(int status);
 

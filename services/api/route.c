@@ -9,6 +9,7 @@
 struct segments {
     struct route_param seg[SEGMENTS_MAX];
     size_t ct;
+    size_t whole; /* bytes of the path */
 };
 
 static unsigned method_bit(const char *m, size_t len)
@@ -32,16 +33,15 @@ static void split(const char *path, size_t len, struct segments *out)
     const char *at = path, *end = path + len;
 
     out->ct = 0;
+    out->whole = len;
     if (at < end && *at == '/')
         at++;
     if (at < end && end[-1] == '/')
         end--;
     for (;;) {
-        const char *slash =
-            out->ct + 1 < SEGMENTS_MAX ? memchr(at, '/', (size_t)(end - at)) : NULL;
+        const char *slash = out->ct + 1 < SEGMENTS_MAX ? memchr(at, '/', (size_t)(end - at)) : NULL;
 
-        out->seg[out->ct++] =
-            (struct route_param){at, (size_t)((slash ? slash : end) - at)};
+        out->seg[out->ct++] = (struct route_param){at, (size_t)((slash ? slash : end) - at)};
         if (!slash)
             return;
         at = slash + 1;
@@ -82,7 +82,7 @@ static bool match(const char *pattern, const struct segments *s, struct route_ma
 
     for (const char *at = pattern; *at; at++)
         want += *at == '/';
-    if (s->ct < want)
+    if (s->ct < want || (!pattern[1] && s->whole > 1))
         return false;
     spare = s->ct - want;
     ret->param_ct = 0;

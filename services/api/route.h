@@ -1,9 +1,9 @@
 #ifndef MILONGA_API_ROUTE_H
 #define MILONGA_API_ROUTE_H
 
-/* Routes: a table of methods and path patterns, matched on the path as it was sent (h2o's normalized
- * path resolves "..", and holds a raw NUL for %00). A pattern is segments; those that begin with ':'
- * are parameters, by kind:
+/* Routes: a table of methods and path patterns, matched on the path as it was sent (h2o's
+ * normalized path resolves "..", and holds a raw NUL for %00). A pattern is segments; those that
+ * begin with ':' are parameters, by kind:
  *
  *   :key     what a tenant shows
  *   :name    any text
@@ -11,8 +11,8 @@
  *   :image?  as :image, and may be empty
  *   :digits  only 0-9, else the route does not match
  *
- * A trailing slash is optional. Segments too many go to the image if there is one, else to the key (where
- * they make it unknown), as Tango's greedy patterns did. */
+ * A trailing slash is optional. Segments too many go to the image if there is one, else to the key
+ * (where they make it unknown), as Tango's greedy patterns did. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -60,8 +60,8 @@ struct route_match {
 int route_find(const struct route *routes, size_t route_ct, const char *method, size_t method_len,
                const char *path, size_t path_len, struct route_match *ret);
 
-/* Percent-decodes once; '+' is a plus sign, and a '%' that no two hex digits follow is itself. Writes
- * at most p.len bytes and a NUL, and returns the length; -1 when that is not UTF-8. */
+/* Percent-decodes once; '+' is a plus sign, and a '%' that no two hex digits follow is itself.
+ * Writes at most p.len bytes and a NUL, and returns the length; -1 when that is not UTF-8. */
 long route_decode(struct route_param p, char *out);
 
 #endif

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #define WHOLE_BYTES (256u << 10) /* a file up to this is answered in one piece */
-#define BYTES_TYPE "application/octet-stream"
+#define BYTES_TYPE  "application/octet-stream"
 
 struct sending {
     struct reply_stream stream; /* first */
@@ -79,7 +79,7 @@ static void send_opened(void *arg, const struct core_answer *a)
     }
     s->left = core_read_size(s->reader);
     if (s->call->method == ROUTE_HEAD) {
-        reply_bytes(s->call, 200, BYTES_TYPE, s->etag, NULL, s->left);
+        reply_bytes(s->call, 200, BYTES_TYPE, s->etag, "", s->left);
         sending_free(s);
     } else if (s->left <= WHOLE_BYTES) {
         core_read_next(s->reader, send_whole, s);

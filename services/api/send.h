@@ -1,8 +1,8 @@
 #ifndef MILONGA_API_SEND_H
 #define MILONGA_API_SEND_H
 
-/* Files of the store as answers: as they are, in pieces, read by workers. The ETag is the quoted SHA-256,
- * so a client that has the file costs no read. */
+/* Files of the store as answers: as they are, in pieces, read by workers. The ETag is the quoted
+ * SHA-256, so a client that has the file costs no read. */
 
 #include "services/api/call.h"
 

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 
 #define SPILL_BYTES (4u << 20)
-#define BACKLOG 1024
+#define BACKLOG     1024
 /* h2o's limit would cover a whole body; ours are in conn.c */
 #define H2O_REQUEST_MS (24 * 3600 * 1000ull)
 
@@ -36,7 +36,8 @@ static int on_request(h2o_handler_t *self, h2o_req_t *req)
     return call_begin(loop_of(req), req);
 }
 
-/* ---- Listening ----------------------------------------------------------------------------------- */
+/* ---- Listening
+ * ----------------------------------------------------------------------------------- */
 
 static int listen_on(const struct addrinfo *ai)
 {
@@ -77,9 +78,11 @@ static int server_listen(const struct config *cfg, struct error *err)
                          fd == -EACCES ? " above 1023" : "");
 }
 
-/* ---- Set-up -------------------------------------------------------------------------------------- */
+/* ---- Set-up
+ * -------------------------------------------------------------------------------------- */
 
-/* Bodies beyond SPILL_BYTES are unlinked files there. Before any thread: h2o reads these globals. */
+/* Bodies beyond SPILL_BYTES are unlinked files there. Before any thread: h2o reads these globals.
+ */
 static int spill_setup(const struct config *cfg, struct error *err)
 {
     static h2o_buffer_mmap_settings_t *set = &h2o_socket_buffer_mmap_settings;
@@ -173,7 +176,8 @@ int server_start(struct server *s, struct error *err)
     return r;
 }
 
-/* ---- Running ------------------------------------------------------------------------------------- */
+/* ---- Running
+ * ------------------------------------------------------------------------------------- */
 
 static void loop_turn(struct loop *l, int max_ms)
 {

@@ -48,8 +48,9 @@ struct loop {
 /* Listens and makes the loops. On failure *err says what to do about it. */
 int server_start(struct server *s, struct error *err);
 
-/* Runs loop 0 on this thread and the others on threads of their own, until TERM or INT; then drains:
- * requests under way get their answers, for `grace_ms` at most. Returns 0 when all were answered. */
+/* Runs loop 0 on this thread and the others on threads of their own, until TERM or INT; then
+ * drains: requests under way get their answers, for `grace_ms` at most. Returns 0 when all were
+ * answered. */
 int server_run(struct server *s, int signal_fd, unsigned grace_ms);
 
 #endif

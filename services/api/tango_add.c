@@ -14,8 +14,8 @@
 #include <string.h>
 #include <strings.h>
 
-#define TEXT_MAX 4096 /* of a name in a request; what is a good name is judged later */
-#define URL_MAX 2048
+#define TEXT_MAX     4096 /* of a name in a request; what is a good name is judged later */
+#define URL_MAX      2048
 #define PREALLOC_MAX 1000
 
 struct input {
@@ -58,8 +58,8 @@ static const struct json_field request_fields[] = {
      TEXT_MAX},
     {"timeout", JF_NUMBER, JF_REQUIRED | JF_NULL, offsetof(struct request, timeout)},
     {"callback_url", JF_STRING, JF_NULL, offsetof(struct request, callback_url), URL_MAX},
-    {"files", JF_OBJECTS, JF_REQUIRED, offsetof(struct request, files), JOB_MAX_FILES,
-     input_fields, sizeof(struct input)},
+    {"files", JF_OBJECTS, JF_REQUIRED, offsetof(struct request, files), JOB_MAX_FILES, input_fields,
+     sizeof(struct input)},
     {"image", JF_STRING, JF_REQUIRED | JF_NULL, offsetof(struct request, image), TEXT_MAX},
     {"disable_network", JF_TRUE, 0, offsetof(struct request, disable_network)},
     {"notifyURL", JF_STRING, JF_NULL, offsetof(struct request, notify_url), URL_MAX},
@@ -93,7 +93,8 @@ static void add_free(void *state)
     free(a);
 }
 
-/* ---- Problems ------------------------------------------------------------------------------------ */
+/* ---- Problems
+ * ------------------------------------------------------------------------------------ */
 
 /* A frontend cuts a line of the trace at '|', and shows it in one line. */
 static char *clean_line(char *text)
@@ -149,10 +150,11 @@ static void check_limits(struct add *a, const struct config *cfg)
     to->output_bytes = bound(a, "limits.output", l->output, 1, cfg->job_output_max_bytes);
     /* Tango ignored max_kb, so nobody is refused for it. */
     if (!to->output_bytes)
-        to->output_bytes =
-            bound(a, "max_kb", max_kb > most_kb ? most_kb : max_kb, 1024, cfg->job_output_max_bytes);
+        to->output_bytes = bound(a, "max_kb", max_kb > most_kb ? most_kb : max_kb, 1024,
+                                 cfg->job_output_max_bytes);
     /* up to the next full second */
-    if (timeout > 0 && timeout < (double)cfg->job_timeout_max_s && timeout > (double)(int64_t)timeout)
+    if (timeout > 0 && timeout < (double)cfg->job_timeout_max_s &&
+        timeout > (double)(int64_t)timeout)
         timeout = (double)((int64_t)timeout + 1);
     a->job->timeout_s = (uint32_t)bound(a, "timeout", timeout, 1, cfg->job_timeout_max_s);
     if (!a->job->timeout_s)
@@ -267,7 +269,8 @@ static void check(struct add *a, const struct config *cfg, const struct core_ans
         job->digests[job->digest_ct++] = xstrdup(found->digests[i]);
 }
 
-/* ---- addJob -------------------------------------------------------------------------------------- */
+/* ---- addJob
+ * -------------------------------------------------------------------------------------- */
 
 static void reply_job(struct call *c, uint64_t id)
 {
@@ -371,8 +374,8 @@ static struct job *job_of(const struct request *r, const char *tenant, const cha
     return job;
 }
 
-/* What the same request again has in common. The URL holds a secret of the submission, so without one
- * two alike are two jobs. */
+/* What the same request again has in common. The URL holds a secret of the submission, so without
+ * one two alike are two jobs. */
 static void dup_of(const struct call *c, struct add *a)
 {
     struct digest *d;
@@ -412,7 +415,8 @@ void tango_add_job(struct call *c)
     free(locals);
 }
 
-/* ---- prealloc ------------------------------------------------------------------------------------ */
+/* ---- prealloc
+ * ------------------------------------------------------------------------------------ */
 
 struct shape {
     double cores, memory;

@@ -12,8 +12,8 @@
 struct story {
     const struct core_job *j;
     struct buf *out;
-    struct buf text;    /* of one line */
-    const char *vm;     /* name of the machine of the current attempt */
+    struct buf text; /* of one line */
+    const char *vm;  /* name of the machine of the current attempt */
     size_t vm_len;
     bool first;
 };
@@ -117,7 +117,8 @@ static void out_path(struct buf *out, const struct job *job, const char *sub, co
 static void out_vm(const struct core_job *j, struct buf *out)
 {
     const struct job_limits *l = &j->job->limits;
-    const char *driver = !*j->driver || strcmp(j->driver, "docker") == 0 ? "localDocker" : j->driver;
+    const char *driver =
+        !*j->driver || strcmp(j->driver, "docker") == 0 ? "localDocker" : j->driver;
 
     buf_appends(out, "{\"network\": null, \"resume\": null, \"image\": ");
     out_cstr(out, j->job->image);

@@ -1,8 +1,8 @@
 #ifndef MILONGA_API_WORKERS_H
 #define MILONGA_API_WORKERS_H
 
-/* Threads for what may block: hashing, reading and fsync in the store, rendering of long lists. A loop
- * hands a piece of work over and gets it back, on the same loop, when it is done. */
+/* Threads for what may block: hashing, reading and fsync in the store, rendering of long lists. A
+ * loop hands a piece of work over and gets it back, on the same loop, when it is done. */
 
 #include <h2o.h>
 #include <sys/queue.h>
