@@ -111,4 +111,8 @@ void machine_shape_done(struct machine_shape *s);
 struct machine *machine_new(const struct driver *d, struct backend *b, const struct machine_spec *spec);
 void machine_free(struct machine *m);
 
+/* Where the static autodriver lies: cfg->autodriver, else beside the running program, else in ../libexec/milonga.
+ * *ret is the caller's to free(). */
+int machine_autodriver(const struct config *cfg, char **ret, struct error *err);
+
 #endif
