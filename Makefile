@@ -88,6 +88,7 @@ deps: ## install what is missing (Debian)
 	tools/deps
 # what pkg-config says was asked before the packages came: build in a new make
 run: ## grade the sample lab, then serve on PORT until Ctrl-C; ONCE=1: only the sample
+	@tools/run check
 	@tools/deps run
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(B) tools/run
