@@ -3,24 +3,38 @@
 local P = KEYS[1] .. ':'
 local call = redis.call
 
+-- A job under which so many workers were lost is not given to another one: the dispatcher closes it.
+local POISON = 3
+-- Lines kept of a trace; a job that goes back and forth loses old ones.
+local TRACE_MAX = 400
+
 local function wake() -- the dispatcher looks again
   call('PUBLISH', P .. 'wake', '')
 end
 
--- The token of a live attempt, or nil: the fence of every write of a worker.
+-- Is this still the active dispatcher? `fence` is "epoch@holder": the holder is in it because a Redis that came back
+-- older may give an epoch a second time. The first check of every script of the dispatcher.
+local function leads(fence)
+  local h = call('HMGET', P .. 'lead', 'epoch', 'holder')
+  return h[1] and h[2] and h[2] ~= '' and h[1] .. '@' .. h[2] == fence
+end
+
+-- Is `token` that of a live attempt at `id`? The fence of every write of a worker.
 local function holds(id, token)
   local h = call('HMGET', P .. 'j:' .. id, 't', 's')
   return h[1] == token and h[2] ~= 'f' and h[2] ~= 'q'
 end
 
 local function trace(id, now, code, arg)
-  call('RPUSH', P .. 't:' .. id, code .. ' ' .. now .. ' ' .. (arg or ''))
+  local key = P .. 't:' .. id
+  local len = call('RPUSH', key, code .. ' ' .. now .. ' ' .. (arg or ''))
+  if len > TRACE_MAX then call('LTRIM', key, -TRACE_MAX, -1) end
 end
 
 -- Into its place's queue, in order of class, then age. `pl` is the number of the placement.
 local function enqueue(id)
   local h = call('HMGET', P .. 'j:' .. id, 'pl', 'cl')
-  call('ZADD', P .. 'q:' .. h[1], tonumber(h[2]) * 4294967296 + tonumber(id), id)
+  call('ZADD', P .. 'q:' .. h[1], (tonumber(h[2]) or 4) * 4294967296 + tonumber(id), id)
   call('SADD', P .. 'places', h[1])
 end
 
@@ -39,11 +53,14 @@ local function detach(id)
   call('DEL', P .. 'o:' .. id)
 end
 
--- Back to the queue at once (due == 0) or at wall time `due`.
+-- Back to the queue at once (due == 0) or at wall time `due`. One that keeps losing its workers goes to `delay` in any
+-- case, where the dispatcher finds it before any other worker gets it.
 local function requeue(id, now, due, code, arg)
   detach(id)
-  call('HSET', P .. 'j:' .. id, 's', 'q')
+  local j = P .. 'j:' .. id
+  call('HSET', j, 's', 'q')
   trace(id, now, code, arg)
+  if tonumber(due) == 0 and (tonumber(call('HGET', j, 'k') or 0) or 0) >= POISON then due = now end
   if tonumber(due) > 0 then call('ZADD', P .. 'delay', due, id) else enqueue(id) end
   call('HINCRBY', P .. 'stats', 'job_retries', 1)
   wake()

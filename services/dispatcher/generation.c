@@ -1,0 +1,154 @@
+#include "services/dispatcher/generation.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "services/dispatcher/chores.h"
+#include "services/dispatcher/dispatcher.h"
+#include "services/dispatcher/reply.h"
+#include "services/dispatcher/scripts.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define RECORD "ids"
+
+int generation_parse(const char *text, int64_t *ret_generation, int64_t *ret_high)
+{
+    long long generation, high;
+    char rest;
+
+    if (sscanf(text, "%lld %lld %c", &generation, &high, &rest) != 2 || generation < 0 || high < 0)
+        return -EPROTO;
+    *ret_generation = generation;
+    *ret_high = high;
+    return 0;
+}
+
+int generation_new(int64_t meta_generation, int64_t meta_id_next, int64_t record_generation,
+                   int64_t record_high, int64_t ahead, struct generation *ret)
+{
+    struct generation g = {
+        .generation =
+            (meta_generation > record_generation ? meta_generation : record_generation) + 1,
+        .id_next = meta_id_next > record_high ? meta_id_next : record_high,
+    };
+
+    if (g.id_next < 1)
+        g.id_next = 1;
+    if (g.id_next >= GENERATION_ID_MAX || g.generation > UINT32_MAX)
+        return -EOVERFLOW;
+    g.id_limit = g.id_next + ahead;
+    if (g.id_limit > GENERATION_ID_MAX)
+        g.id_limit = GENERATION_ID_MAX;
+    *ret = g;
+    return 0;
+}
+
+/* Zeros when there is no record yet. */
+static int record_read(struct dispatcher *d, int64_t *generation, int64_t *high, struct error *err)
+{
+    cleanup_free char *text = NULL;
+    struct error e = ERROR_INIT;
+    int rc = store_meta_get(d->store, RECORD, &text, &e);
+
+    *generation = 0;
+    *high = 0;
+    if (rc == -ENOENT)
+        return 0;
+    if (rc < 0) {
+        if (err)
+            *err = e;
+        return rc;
+    }
+    if (generation_parse(text, generation, high) < 0)
+        return err_set(
+            err, ERR_PERMANENT, EPROTO,
+            "the store's record %s is damaged (\"%.40s\"): write \"GENERATION ID\" into it, both "
+            "higher than any in use",
+            RECORD, text);
+    return 0;
+}
+
+static int write_all_places(struct dispatcher *d, const char *run_id, const struct generation *g,
+                            struct error *err)
+{
+    struct number gen = number(g->generation), next = number(g->id_next),
+                  limit = number(g->id_limit), now = number(clock_wall_ms());
+    const char *argv[] = {NULL, run_id, gen.text, next.text, limit.text, now.text};
+    cleanup_free char *record = xasprintf("%s %s", gen.text, limit.text);
+    cleanup_reply redisReply *r = NULL;
+    int rc = store_meta_put(d->store, RECORD, record, err);
+
+    if (rc < 0)
+        return rc;
+    rc = dispatcher_ask(d, &script_generation, ARRAY_SIZE(argv), argv, NULL, &r, err);
+    return rc < 0 ? rc : 1;
+}
+
+static int begin_new(struct dispatcher *d, const char *run_id, const redisReply *meta,
+                     struct error *err)
+{
+    struct generation g;
+    int64_t generation, high;
+    int rc = record_read(d, &generation, &high, err);
+
+    if (rc < 0)
+        return rc;
+    if (generation_new(reply_num(meta, 1), reply_num(meta, 2), generation, high, CHORES_IDS_AHEAD,
+                       &g) < 0)
+        return err_set(err, ERR_PERMANENT, EOVERFLOW, "all job ids are used up");
+    rc = write_all_places(d, run_id, &g, err);
+    if (rc > 0)
+        log_event(LOG_INFO_, "generation.begun", "generation", LOG_NUM(g.generation), "id_next",
+                  LOG_NUM(g.id_next), NULL);
+    return rc;
+}
+
+static int raise_limit(struct dispatcher *d, const char *run_id, const redisReply *meta,
+                       struct error *err)
+{
+    struct generation g = {reply_num(meta, 1), reply_num(meta, 2), 0};
+    int64_t limit = reply_num(meta, 3), generation, high;
+    int rc;
+
+    if (limit - g.id_next >= CHORES_IDS_AHEAD / 2 || limit >= GENERATION_ID_MAX)
+        return 0;
+    rc = record_read(d, &generation, &high, err);
+    if (rc < 0)
+        return rc;
+    g.id_limit = (limit > g.id_next ? limit : g.id_next) + CHORES_IDS_AHEAD;
+    if (g.id_limit < high) /* a mark that was written and not told */
+        g.id_limit = high;
+    if (g.id_limit > GENERATION_ID_MAX)
+        g.id_limit = GENERATION_ID_MAX;
+    if (generation > g.generation)
+        return err_set(
+            err, ERR_PERMANENT, EPROTO,
+            "the store's record says generation %lld, Redis %lld: is it shared with another "
+            "installation?",
+            (long long)generation, (long long)g.generation);
+    rc = write_all_places(d, run_id, &g, err);
+    if (rc > 0)
+        log_event(LOG_INFO_, "ids.raised", "id_limit", LOG_NUM(g.id_limit), NULL);
+    return rc;
+}
+
+int generation_check(struct dispatcher *d, struct error *err)
+{
+    cleanup_free char *key = xasprintf("%s:meta", d->cfg->redis_prefix);
+    const char *argv[] = {"HMGET", key, "run_id", "gen", "id_next", "id_limit"};
+    cleanup_reply redisReply *meta = NULL;
+    char run_id[41];
+    int rc = rlink_command(d->link, ARRAY_SIZE(argv), argv, NULL, &meta, err);
+
+    if (rc < 0)
+        return rc;
+    rlink_run_id(d->link, run_id);
+    if (!run_id[0])
+        return 0; /* down again; the next look finds it */
+    if (strcmp(reply_str(meta, 0), run_id) == 0)
+        return raise_limit(d, run_id, meta, err);
+    return begin_new(d, run_id, meta, err);
+}

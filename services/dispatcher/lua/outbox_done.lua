@@ -1,0 +1,19 @@
+#!lua flags=allow-oom
+-- ARGV: fence, id, "sent", "failed", "retry" or "release", status or reason, due. A final answer ends the record; "retry"
+-- counts, "release" (this dispatcher ends) does not.
+if not leads(ARGV[1]) then return {'deposed'} end
+local id, how = ARGV[2], ARGV[3]
+local key, ob = P .. 'outbox', P .. 'ob:' .. id
+if not call('ZSCORE', key, id) then return {'moved'} end
+if how == 'sent' or how == 'failed' then
+  call('ZREM', key, id)
+  call('DEL', ob)
+  call('HINCRBY', P .. 'stats', 'callbacks_' .. how, 1)
+else
+  call('ZADD', key, ARGV[5], id)
+  if how == 'retry' then
+    call('HINCRBY', ob, 'tries', 1)
+    call('HSET', ob, 'last', ARGV[4])
+  end
+end
+return {'ok'}

@@ -1,0 +1,20 @@
+#ifndef MILONGA_DISPATCHER_OUTBOX_H
+#define MILONGA_DISPATCHER_OUTBOX_H
+
+/* Callbacks, from the durable outbox in Redis, on a thread of its own. A record is made with the
+ * final state of a job, is due again while it is being delivered, and goes only after a final
+ * answer; so a callback may be sent twice after a crash, and never not at all. */
+
+struct dispatcher;
+struct outbox;
+
+struct outbox *outbox_new(struct dispatcher *d);
+void outbox_start(struct outbox *o);
+/* Gives what is under way a moment, and back what is not done then. Before the lead is given up. */
+void outbox_stop(struct outbox *o);
+void outbox_free(struct outbox *o);
+
+/* A callback may be due; from any thread. */
+void outbox_look(struct outbox *o);
+
+#endif
