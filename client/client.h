@@ -1,8 +1,8 @@
 #ifndef MILONGA_CLIENT_H
 #define MILONGA_CLIENT_H
 
-/* The `milonga` command: one function a subcommand. Each returns the exit status: 0, 1 when it failed, 2 when it
- * was called wrongly. */
+/* The `milonga` command: one function a subcommand. Each returns the exit status: 0, 1 when it
+ * failed, 2 when it was called wrongly. */
 
 #include "base/config.h"
 

@@ -9,7 +9,8 @@
 
 static int bad_use(void)
 {
-    fputs("usage: milonga image import FILE --name NAME | image list | image remove NAME\n", stderr);
+    fputs("usage: milonga image import FILE --name NAME | image list | image remove NAME\n",
+          stderr);
     return 2;
 }
 
@@ -45,8 +46,8 @@ static void show(void *arg, const struct image_info *i)
 
     (void)arg;
     clock_ctime_utc(i->imported_ms, when, sizeof(when));
-    printf("%-40s %s %8.1f MB %3zu layers  %s\n", i->name, i->digest, (double)i->bytes / 1e6, i->layer_ct,
-           when);
+    printf("%-40s %s %8.1f MB %3zu layers  %s\n", i->name, i->digest, (double)i->bytes / 1e6,
+           i->layer_ct, when);
 }
 
 static int run(struct image_store *s, int argc, char **argv, struct error *err)

@@ -14,8 +14,10 @@ struct command {
 
 static const struct command commands[] = {
     {"image", client_image,
-     "  image import FILE --name NAME   take a `docker save` archive, an OCI layout or a root file\n"
-     "                                  system (tar, also compressed) into the store of the oci driver\n"
+     "  image import FILE --name NAME   take a `docker save` archive, an OCI layout or a root "
+     "file\n"
+     "                                  system (tar, also compressed) into the store of the oci "
+     "driver\n"
      "  image list                      name, digest, size, layers, time of import\n"
      "  image remove NAME               unless a machine uses it\n"},
 };
@@ -25,7 +27,8 @@ static void usage(FILE *out)
     fputs("usage: milonga [--config FILE] COMMAND ...\n\n", out);
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
         fputs(commands[i].help, out);
-    fputs("\n  --config FILE   configuration (default: $MILONGA_CONFIG); data_dir says where images are\n"
+    fputs("\n  --config FILE   configuration (default: $MILONGA_CONFIG); data_dir says where "
+          "images are\n"
           "  --version, --help\n",
           out);
 }

@@ -13,8 +13,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define PROCS_MAX (1u << 20) /* bytes of one cgroup.procs that are read at a time */
-#define CPU_PERIOD_US 100000
+#define PROCS_MAX        (1u << 20) /* bytes of one cgroup.procs that are read at a time */
+#define CPU_PERIOD_US    100000
 #define CPU_QUOTA_MIN_US 1000 /* the kernel takes no less */
 
 int cgroup_put(int dir, const char *file, const char *text)
@@ -104,8 +104,8 @@ static bool is_v2(const struct cgroup *g, enum cgroup_controller c)
     return g->tree->trees[g->tree->home[c]].v2;
 }
 
-static int put_number(const struct cgroup *g, enum cgroup_controller c, const char *file, uint64_t v,
-                      struct error *err)
+static int put_number(const struct cgroup *g, enum cgroup_controller c, const char *file,
+                      uint64_t v, struct error *err)
 {
     char text[32];
     int r;
@@ -113,8 +113,8 @@ static int put_number(const struct cgroup *g, enum cgroup_controller c, const ch
     snprintf(text, sizeof(text), "%llu", (unsigned long long)v);
     r = cgroup_put(home_dir(g, c), file, text);
     if (r < 0)
-        return err_set_errno(err, ERR_PERMANENT, -r, "cgroup %s: cannot set %s to %s", g->name, file,
-                             text);
+        return err_set_errno(err, ERR_PERMANENT, -r, "cgroup %s: cannot set %s to %s", g->name,
+                             file, text);
     return 0;
 }
 
@@ -135,18 +135,20 @@ static int limit_memory(const struct cgroup *g, uint64_t bytes, struct error *er
 {
     const char *swap = is_v2(g, CGROUP_MEMORY) ? "memory.swap.max" : "memory.memsw.limit_in_bytes";
     uint64_t swap_limit = is_v2(g, CGROUP_MEMORY) ? 0 : bytes;
-    int r = put_number(g, CGROUP_MEMORY,
-                       is_v2(g, CGROUP_MEMORY) ? "memory.max" : "memory.limit_in_bytes", bytes, err);
+    int r =
+        put_number(g, CGROUP_MEMORY,
+                   is_v2(g, CGROUP_MEMORY) ? "memory.max" : "memory.limit_in_bytes", bytes, err);
 
     if (r < 0)
         return r;
     if (faccessat(home_dir(g, CGROUP_MEMORY), swap, W_OK, 0) == 0)
         return put_number(g, CGROUP_MEMORY, swap, swap_limit, err);
     if (swap_is_on())
-        return err_set(err, ERR_PERMANENT, ENOTSUP,
-                       "cgroup %s: swap is on and the kernel cannot limit it; boot with swapaccount=1 "
-                       "or turn swap off",
-                       g->name);
+        return err_set(
+            err, ERR_PERMANENT, ENOTSUP,
+            "cgroup %s: swap is on and the kernel cannot limit it; boot with swapaccount=1 "
+            "or turn swap off",
+            g->name);
     return 0;
 }
 
@@ -210,7 +212,8 @@ void cgroup_free(struct cgroup *g)
 
 static int open_in(struct cgroup *g, size_t i)
 {
-    g->dir[i] = openat(g->tree->trees[i].base_fd, g->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    g->dir[i] =
+        openat(g->tree->trees[i].base_fd, g->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (g->dir[i] < 0)
         return -errno;
     g->procs[i] = openat(g->dir[i], "cgroup.procs", O_RDWR | O_CLOEXEC);
@@ -331,8 +334,8 @@ static bool has_pid(const struct pids *p, pid_t pid)
     return false;
 }
 
-/* Signals what was in the group both before and after its pidfd was taken: a number that was given to
- * another process in between is not touched. Waits for each to be gone. */
+/* Signals what was in the group both before and after its pidfd was taken: a number that was given
+ * to another process in between is not touched. Waits for each to be gone. */
 static int kill_round(const struct cgroup *g, const struct pids *seen, int64_t deadline)
 {
     cleanup_free int *fds = xcalloc(seen->count, sizeof(int));
@@ -405,10 +408,12 @@ int cgroup_remove(struct cgroup *g, int64_t deadline, struct error *err)
 
             if (unlinkat(g->tree->trees[i].base_fd, g->name, AT_REMOVEDIR) == 0 || errno == ENOENT)
                 break;
-            /* the last process is gone, but the kernel may still be letting go of it: no event tells */
+            /* the last process is gone, but the kernel may still be letting go of it: no event
+             * tells */
             if (errno != EBUSY || clock_mono_ms() + ms > deadline)
-                return err_set_errno(err, ERR_TEMPORARY, errno, "cgroup %s: cannot remove it from %s/%s",
-                                     g->name, g->tree->trees[i].mount, g->tree->path);
+                return err_set_errno(err, ERR_TEMPORARY, errno,
+                                     "cgroup %s: cannot remove it from %s/%s", g->name,
+                                     g->tree->trees[i].mount, g->tree->path);
             poll(NULL, 0, (int)ms);
         }
     return 0;

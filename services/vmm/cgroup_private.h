@@ -7,7 +7,13 @@
 
 #include <stddef.h>
 
-enum cgroup_controller { CGROUP_MEMORY, CGROUP_PIDS, CGROUP_CPU, CGROUP_CPUACCT, CGROUP_CONTROLLERS };
+enum cgroup_controller {
+    CGROUP_MEMORY,
+    CGROUP_PIDS,
+    CGROUP_CPU,
+    CGROUP_CPUACCT,
+    CGROUP_CONTROLLERS
+};
 #define CGROUP_TREES_MAX (CGROUP_CONTROLLERS + 1)
 
 struct cgroup_hierarchy {

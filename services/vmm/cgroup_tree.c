@@ -9,7 +9,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *const controller_names[CGROUP_CONTROLLERS] = {"memory", "pids", "cpu", "cpuacct"};
+static const char *const controller_names[CGROUP_CONTROLLERS] = {"memory", "pids", "cpu",
+                                                                 "cpuacct"};
 
 static bool has_word(const char *list, const char *word, const char *seps)
 {
@@ -82,7 +83,8 @@ static void find_homes(struct cgroup_tree *t, char *mountinfo)
     cleanup_free char *v2 = NULL;
     char *save = NULL;
 
-    for (char *line = strtok_r(mountinfo, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save)) {
+    for (char *line = strtok_r(mountinfo, "\n", &save); line != NULL;
+         line = strtok_r(NULL, "\n", &save)) {
         char *mount, *type, *super;
 
         if (!parse_line(line, &mount, &type, &super))
@@ -127,10 +129,11 @@ static int enable(const struct cgroup_hierarchy *h, int dir, const char *what, s
             r = cgroup_put(dir, "cgroup.subtree_control", what);
     }
     if (r < 0)
-        return err_set_errno(err, ERR_PERMANENT, -r,
-                             "cgroup: cannot give \"%s\" to groups below %s; delegate these controllers to "
-                             "the service (systemd: Delegate=yes) or move other processes out of that group",
-                             what, h->mount);
+        return err_set_errno(
+            err, ERR_PERMANENT, -r,
+            "cgroup: cannot give \"%s\" to groups below %s; delegate these controllers to "
+            "the service (systemd: Delegate=yes) or move other processes out of that group",
+            what, h->mount);
     return 0;
 }
 
@@ -193,10 +196,11 @@ int cgroup_tree_open(const char *path, struct cgroup_tree **ret, struct error *e
     find_homes(t, mountinfo);
     for (int c = 0; c < CGROUP_CPUACCT; c++)
         if (t->home[c] < 0) {
-            r = err_set(err, ERR_PERMANENT, ENOTSUP,
-                        "cgroup: no \"%s\" controller is mounted, so its limit could not be enforced; "
-                        "mount it (v1) or enable it in cgroup.controllers (v2)",
-                        controller_names[c]);
+            r = err_set(
+                err, ERR_PERMANENT, ENOTSUP,
+                "cgroup: no \"%s\" controller is mounted, so its limit could not be enforced; "
+                "mount it (v1) or enable it in cgroup.controllers (v2)",
+                controller_names[c]);
             goto fail;
         }
     for (size_t i = 0; i < t->count; i++) {

@@ -115,7 +115,8 @@ int image_store_lock(struct image_store *s, int how, struct error *err)
     int r;
 
     if (fd < 0)
-        return err_set_errno(err, ERR_TEMPORARY, errno, "image store: cannot open %s/lock", s->path);
+        return err_set_errno(err, ERR_TEMPORARY, errno, "image store: cannot open %s/lock",
+                             s->path);
     do
         r = flock(fd, how);
     while (r < 0 && errno == EINTR);
@@ -179,14 +180,15 @@ static int record_parse(const char *text, size_t len, struct image_info *ret)
     size_t n, ct;
     json_t *each;
 
-    if (root == NULL || json_unpack(root, "{s:s,s:s,s:o,s?I,s?I,s?I}", "name", &name, "digest", &digest,
-                                    "layers", &layers, "bytes", &bytes, "entries", &entries,
-                                    "imported_ms", &imported) < 0)
+    if (root == NULL ||
+        json_unpack(root, "{s:s,s:s,s:o,s?I,s?I,s?I}", "name", &name, "digest", &digest, "layers",
+                    &layers, "bytes", &bytes, "entries", &entries, "imported_ms", &imported) < 0)
         goto bad;
     ct = json_array_size(layers);
     if (ct == 0 || ct > IMAGE_LAYERS_MAX)
         goto bad;
-    json_array_foreach(layers, n, each) if (!json_is_string(each) || !is_hex(json_string_value(each))) goto bad;
+    json_array_foreach(layers, n, each) if (!json_is_string(each) ||
+                                            !is_hex(json_string_value(each))) goto bad;
     ret->name = xstrdup(name);
     ret->digest = xstrdup(digest);
     ret->layers = xcalloc(ct, sizeof(char *));
@@ -237,8 +239,8 @@ static int record_write(struct image_store *s, struct image_work *w, const struc
 
     for (size_t n = 0; n < i->layer_ct; n++)
         json_array_append_new(layers, json_string(i->layers[n]));
-    root = json_pack("{s:i,s:s,s:s,s:o,s:I,s:I,s:I}", "version", 1, "name", i->name, "digest", i->digest,
-                     "layers", layers, "bytes", (json_int_t)i->bytes, "entries",
+    root = json_pack("{s:i,s:s,s:s,s:o,s:I,s:I,s:I}", "version", 1, "name", i->name, "digest",
+                     i->digest, "layers", layers, "bytes", (json_int_t)i->bytes, "entries",
                      (json_int_t)i->entries, "imported_ms", (json_int_t)i->imported_ms);
     text = root != NULL ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
@@ -259,7 +261,8 @@ static int record_write(struct image_store *s, struct image_work *w, const struc
 }
 
 /* Calls each() for every good record until it returns other than 0. */
-static int each_record(struct image_store *s, int (*each)(void *arg, const struct image_info *i), void *arg)
+static int each_record(struct image_store *s, int (*each)(void *arg, const struct image_info *i),
+                       void *arg)
 {
     int fd = openat(s->names_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
@@ -300,8 +303,8 @@ static int list_one(void *arg, const struct image_info *i)
     return 0;
 }
 
-int image_list(struct image_store *s, void (*each)(void *arg, const struct image_info *i), void *arg,
-               struct error *err)
+int image_list(struct image_store *s, void (*each)(void *arg, const struct image_info *i),
+               void *arg, struct error *err)
 {
     struct list_arg a = {each, arg};
     int r = each_record(s, list_one, &a);
@@ -330,8 +333,8 @@ int image_commit(struct image_store *s, struct image_work *w, const struct image
             continue; /* another import was faster; ours goes with the work */
         if (renameat(w->fd, i->layers[n], s->layers_fd, i->layers[n]) < 0)
             return err_set_errno(err, ERR_TEMPORARY, errno,
-                                 "image %s: layer %s was removed meanwhile; import it again", i->name,
-                                 i->layers[n]);
+                                 "image %s: layer %s was removed meanwhile; import it again",
+                                 i->name, i->layers[n]);
     }
     if (fsync(s->layers_fd) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "image %s: cannot sync layers", i->name);
@@ -470,12 +473,14 @@ static int remove_record(struct image_store *s, const char *file, const struct i
         fd = lock_dir(s->layers_fd, i->layers[n]);
         if (fd < 0 && errno == EWOULDBLOCK)
             return err_set(err, ERR_REFUSED, EBUSY,
-                           "image %s is in use by a machine; try again when its jobs are done", i->name);
+                           "image %s is in use by a machine; try again when its jobs are done",
+                           i->name);
         if (fd >= 0)
             close(fd);
     }
     if (unlinkat(s->names_fd, file, 0) < 0)
-        return err_set_errno(err, ERR_TEMPORARY, errno, "image %s: cannot remove its record", i->name);
+        return err_set_errno(err, ERR_TEMPORARY, errno, "image %s: cannot remove its record",
+                             i->name);
     return 0;
 }
 
@@ -491,10 +496,11 @@ int image_remove(struct image_store *s, const char *name, struct error *err)
     record_file(name, file);
     r = record_read(s, file, &i);
     if (r == -ENOENT)
-        r = err_set(err, ERR_REFUSED, ENOENT, "image %s: there is none; see `milonga image list`", name);
+        r = err_set(err, ERR_REFUSED, ENOENT, "image %s: there is none; see `milonga image list`",
+                    name);
     else if (r < 0)
-        r = err_set_errno(err, ERR_PERMANENT, -r, "image %s: cannot read its record %s/names/%s", name,
-                          s->path, file);
+        r = err_set_errno(err, ERR_PERMANENT, -r, "image %s: cannot read its record %s/names/%s",
+                          name, s->path, file);
     else
         r = remove_record(s, file, &i, err);
     image_info_done(&i);
@@ -522,20 +528,22 @@ static int find_one(void *arg, const struct image_info *i)
     a->use = xcalloc(1, sizeof(*a->use));
     a->use->layer_fds = xcalloc(i->layer_ct, sizeof(int));
     for (size_t n = 0; n < i->layer_ct; n++) {
-        int fd = openat(a->s->layers_fd, i->layers[n], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int fd =
+            openat(a->s->layers_fd, i->layers[n], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
         if (fd < 0)
-            return err_set_errno(a->err, ERR_TEMPORARY, errno, "image %s: cannot open layer %s", i->name,
-                                 i->layers[n]);
+            return err_set_errno(a->err, ERR_TEMPORARY, errno, "image %s: cannot open layer %s",
+                                 i->name, i->layers[n]);
         a->use->layer_fds[a->use->layer_ct++] = fd;
         if (flock(fd, LOCK_SH | LOCK_NB) < 0)
-            return err_set_errno(a->err, ERR_TEMPORARY, errno, "image %s: layer %s is being removed",
-                                 i->name, i->layers[n]);
+            return err_set_errno(a->err, ERR_TEMPORARY, errno,
+                                 "image %s: layer %s is being removed", i->name, i->layers[n]);
     }
     return 1;
 }
 
-int image_acquire(struct image_store *s, const char *digest, struct image_use **ret, struct error *err)
+int image_acquire(struct image_store *s, const char *digest, struct image_use **ret,
+                  struct error *err)
 {
     struct find_arg a = {s, digest, NULL, err};
     int lock = image_store_lock(s, LOCK_SH, err);
@@ -551,9 +559,12 @@ int image_acquire(struct image_store *s, const char *digest, struct image_use **
     }
     image_release(a.use);
     if (r == 0)
-        return err_set(err, ERR_REFUSED, ENOENT, "image %s is not in %s; import it with `milonga image import`",
-                       digest, s->path);
-    return a.use != NULL ? r : err_set_errno(err, ERR_TEMPORARY, -r, "image store: cannot read %s/names", s->path);
+        return err_set(err, ERR_REFUSED, ENOENT,
+                       "image %s is not in %s; import it with `milonga image import`", digest,
+                       s->path);
+    return a.use != NULL ? r
+                         : err_set_errno(err, ERR_TEMPORARY, -r,
+                                         "image store: cannot read %s/names", s->path);
 }
 
 void image_release(struct image_use *u)

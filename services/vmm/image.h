@@ -5,12 +5,13 @@
  *
  *   layers/<sha256 of the uncompressed layer>/   unpacked once, shared by every image that has it
  *   names/<sha256 of the name>                   a JSON record: name, digest, layers, sizes
- *   tmp/                                         imports and removals under way, each locked by its owner
+ *   tmp/                                         imports and removals under way, each locked by its
+ * owner
  *
- * Everything becomes visible by rename. A store may be used by several threads and processes at once: a
- * vmm that runs machines and a `milonga image` beside it. A layer that a machine stands on is locked
- * (flock, shared) and so cannot be removed. Layers are in overlayfs's own form: a whiteout is a character
- * device 0/0, an opaque directory has the xattr trusted.overlay.opaque. */
+ * Everything becomes visible by rename. A store may be used by several threads and processes at
+ * once: a vmm that runs machines and a `milonga image` beside it. A layer that a machine stands on
+ * is locked (flock, shared) and so cannot be removed. Layers are in overlayfs's own form: a
+ * whiteout is a character device 0/0, an opaque directory has the xattr trusted.overlay.opaque. */
 
 #include "base/err.h"
 
@@ -37,11 +38,12 @@ int image_store_open(const char *data_dir, struct image_store **ret, struct erro
 void image_store_close(struct image_store *s);
 
 /* Calls each() for every image, in no order; the info is valid during the call. */
-int image_list(struct image_store *s, void (*each)(void *arg, const struct image_info *i), void *arg,
-               struct error *err);
+int image_list(struct image_store *s, void (*each)(void *arg, const struct image_info *i),
+               void *arg, struct error *err);
 
-/* Imports an archive of `docker save`, an OCI layout, or a root file system, each as tar, compressed or not,
- * under `name`; one of that name is replaced. *ret (may be NULL) is to be given to image_info_done(). */
+/* Imports an archive of `docker save`, an OCI layout, or a root file system, each as tar,
+ * compressed or not, under `name`; one of that name is replaced. *ret (may be NULL) is to be given
+ * to image_info_done(). */
 int image_import(struct image_store *s, const char *path, const char *name, struct image_info *ret,
                  struct error *err);
 /* -ENOENT; -EBUSY while a machine uses it. */
@@ -55,11 +57,12 @@ struct image_use {
 };
 
 /* -ENOENT (REFUSED) when no name has this digest. */
-int image_acquire(struct image_store *s, const char *digest, struct image_use **ret, struct error *err);
+int image_acquire(struct image_store *s, const char *digest, struct image_use **ret,
+                  struct error *err);
 void image_release(struct image_use *u);
 
-/* Removes a directory or file and all in it, following no symbolic link and crossing no mount. 0, also when
- * there was none, or -errno. */
+/* Removes a directory or file and all in it, following no symbolic link and crossing no mount. 0,
+ * also when there was none, or -errno. */
 int image_rmtree(int dir_fd, const char *name);
 
 #endif

@@ -15,7 +15,8 @@
 #include <sys/utsname.h>
 
 /* An archive of images is a tar of blobs and of JSON that names them, in any order. Its blobs are
- * spooled to numbered files first (no name of the archive becomes a path), then the JSON is followed. */
+ * spooled to numbered files first (no name of the archive becomes a path), then the JSON is
+ * followed. */
 
 #define SPOOL_MAX 20000
 
@@ -49,7 +50,8 @@ static char *clean_name(const char *dir, size_t dir_len, const char *in)
     char *out = xcalloc(1, strlen(joined) + 1);
     size_t len = 0;
 
-    for (char *save = NULL, *p = strtok_r(joined, "/", &save); p != NULL; p = strtok_r(NULL, "/", &save)) {
+    for (char *save = NULL, *p = strtok_r(joined, "/", &save); p != NULL;
+         p = strtok_r(NULL, "/", &save)) {
         if (strcmp(p, ".") == 0)
             continue;
         if (strcmp(p, "..") == 0) {
@@ -83,7 +85,8 @@ static struct archive *open_archive(int fd, struct error *err)
     return a;
 }
 
-/* By the names at the top; a docker archive may be an OCI layout too, and its own form then says more. */
+/* By the names at the top; a docker archive may be an OCI layout too, and its own form then says
+ * more. */
 static int find_kind(int fd, enum archive_kind *ret, struct error *err)
 {
     struct archive *a = open_archive(fd, err);
@@ -110,7 +113,8 @@ static int find_kind(int fd, enum archive_kind *ret, struct error *err)
             *ret = KIND_OCI;
     }
     if (r != ARCHIVE_EOF && r != ARCHIVE_OK && r != ARCHIVE_WARN)
-        r = err_set(err, ERR_REFUSED, EBADMSG, "not a good tar archive: %s", archive_error_string(a));
+        r = err_set(err, ERR_REFUSED, EBADMSG, "not a good tar archive: %s",
+                    archive_error_string(a));
     else if (count == 0)
         r = err_set(err, ERR_REFUSED, EBADMSG, "the archive is empty");
     else
@@ -130,7 +134,8 @@ static void spool_done(struct spool *s)
     free(s->blob);
 }
 
-static int spool_file(struct spool *s, struct archive *a, struct blob *b, uint64_t *room, struct error *err)
+static int spool_file(struct spool *s, struct archive *a, struct blob *b, uint64_t *room,
+                      struct error *err)
 {
     char file[32];
     cleanup_close int fd = -1;
@@ -145,8 +150,8 @@ static int spool_file(struct spool *s, struct archive *a, struct blob *b, uint64
         int r = (uint64_t)n > *room ? -EFBIG : write_all(fd, chunk, (size_t)n);
 
         if (r < 0)
-            return err_set_errno(err, r == -EFBIG ? ERR_REFUSED : ERR_TEMPORARY, -r, "cannot spool %s",
-                                 b->name);
+            return err_set_errno(err, r == -EFBIG ? ERR_REFUSED : ERR_TEMPORARY, -r,
+                                 "cannot spool %s", b->name);
         *room -= (uint64_t)n;
         b->size += (uint64_t)n;
     }
@@ -180,7 +185,8 @@ static int spool_fill(struct spool *s, int fd, struct error *err)
             s->blob = xrealloc(s->blob, s->cap * sizeof(*s->blob));
         }
         b = &s->blob[s->count];
-        *b = (struct blob){.name = clean_name("", 0, archive_entry_pathname(e)), .number = (int)s->count};
+        *b = (struct blob){.name = clean_name("", 0, archive_entry_pathname(e)),
+                           .number = (int)s->count};
         s->count++;
         if (hard != NULL) {
             b->link = clean_name("", 0, hard);
@@ -188,13 +194,15 @@ static int spool_fill(struct spool *s, int fd, struct error *err)
             const char *slash = strrchr(b->name, '/');
             const char *to = archive_entry_symlink(e);
 
-            b->link = clean_name(b->name, slash != NULL ? (size_t)(slash - b->name) : 0, to != NULL ? to : "");
+            b->link = clean_name(b->name, slash != NULL ? (size_t)(slash - b->name) : 0,
+                                 to != NULL ? to : "");
         } else if ((r = spool_file(s, a, b, &room, err)) < 0) {
             break;
         }
     }
     if (r == 0 && got != ARCHIVE_EOF)
-        r = err_set(err, ERR_REFUSED, EBADMSG, "not a good tar archive: %s", archive_error_string(a));
+        r = err_set(err, ERR_REFUSED, EBADMSG, "not a good tar archive: %s",
+                    archive_error_string(a));
     archive_read_free(a);
     return r;
 }
@@ -226,10 +234,12 @@ static int spool_open(const struct spool *s, const char *raw, uint64_t *ret_size
             *ret_size = b->size;
         return fd;
     }
-    return err_set(err, ERR_REFUSED, ENOENT, "the archive has no file \"%.200s\" that it refers to", name);
+    return err_set(err, ERR_REFUSED, ENOENT, "the archive has no file \"%.200s\" that it refers to",
+                   name);
 }
 
-/* Reads a JSON blob; hex (may be NULL) gets its hash, and `expect` (may be NULL) is what it must be. */
+/* Reads a JSON blob; hex (may be NULL) gets its hash, and `expect` (may be NULL) is what it must
+ * be. */
 static int spool_json(const struct spool *s, const char *name, const char *expect, char *hex,
                       json_t **ret, struct error *err)
 {
@@ -279,14 +289,16 @@ static const char *hex_of(const char *digest)
     return digest + 7;
 }
 
-/* Takes the layers' blobs (strings or descriptors) and the config's diff ids, which must be as many. */
+/* Takes the layers' blobs (strings or descriptors) and the config's diff ids, which must be as
+ * many. */
 static int plan_layers(struct plan *p, json_t *config, json_t *layers, struct error *err)
 {
     json_t *ids = json_object_get(json_object_get(config, "rootfs"), "diff_ids");
     size_t ct = json_array_size(ids);
 
     if (ct == 0 || ct > IMAGE_LAYERS_MAX || json_array_size(layers) != ct)
-        return err_set(err, ERR_REFUSED, EBADMSG, "%zu layers and %zu diff ids; 1 to %d of each are expected",
+        return err_set(err, ERR_REFUSED, EBADMSG,
+                       "%zu layers and %zu diff ids; 1 to %d of each are expected",
                        json_array_size(layers), ct, IMAGE_LAYERS_MAX);
     p->blobs = xcalloc(ct, sizeof(char *));
     p->diff_ids = xcalloc(ct, sizeof(char *));
@@ -297,9 +309,11 @@ static int plan_layers(struct plan *p, json_t *config, json_t *layers, struct er
         const char *blob = hex_of(json_string_value(json_object_get(l, "digest")));
 
         if (diff == NULL || (!json_is_string(l) && blob == NULL))
-            return err_set(err, ERR_REFUSED, EBADMSG, "layer %zu: bad digest; only sha256 is known", i);
+            return err_set(err, ERR_REFUSED, EBADMSG, "layer %zu: bad digest; only sha256 is known",
+                           i);
         p->diff_ids[i] = xstrdup(diff);
-        p->blobs[i] = blob != NULL ? xasprintf("blobs/sha256/%s", blob) : xstrdup(json_string_value(l));
+        p->blobs[i] =
+            blob != NULL ? xasprintf("blobs/sha256/%s", blob) : xstrdup(json_string_value(l));
     }
     return 0;
 }
@@ -308,7 +322,8 @@ static bool same_name(const char *tag, const char *name)
 {
     size_t len = strlen(name);
 
-    return tag != NULL && strncmp(tag, name, len) == 0 && (tag[len] == '\0' || strcmp(tag + len, ":latest") == 0);
+    return tag != NULL && strncmp(tag, name, len) == 0 &&
+           (tag[len] == '\0' || strcmp(tag + len, ":latest") == 0);
 }
 
 static int plan_docker(const struct spool *s, const char *name, struct plan *p, struct error *err)
@@ -368,9 +383,10 @@ static const char *pick_manifest(json_t *index, const char *name)
 
     for (size_t i = 0; i < json_array_size(manifests); i++) {
         json_t *m = json_array_get(manifests, i);
-        const char *arch = json_string_value(json_object_get(json_object_get(m, "platform"), "architecture"));
-        const char *ref = json_string_value(
-            json_object_get(json_object_get(m, "annotations"), "org.opencontainers.image.ref.name"));
+        const char *arch =
+            json_string_value(json_object_get(json_object_get(m, "platform"), "architecture"));
+        const char *ref = json_string_value(json_object_get(json_object_get(m, "annotations"),
+                                                            "org.opencontainers.image.ref.name"));
         const char *hex = hex_of(json_string_value(json_object_get(m, "digest")));
 
         if (hex == NULL || (arch != NULL && strcmp(arch, own_arch()) != 0))
@@ -396,18 +412,21 @@ static int plan_oci(const struct spool *s, const char *name, struct plan *p, str
 
         if (hex == NULL)
             r = err_set(err, ERR_REFUSED, ENOENT,
-                        "the layout has no single image for %s, and none with the ref name %s", own_arch(), name);
+                        "the layout has no single image for %s, and none with the ref name %s",
+                        own_arch(), name);
         else
             r = spool_json(s, path, hex, NULL, &next, err);
         json_decref(at);
         at = next;
     }
     if (r == 0) {
-        const char *hex = hex_of(json_string_value(json_object_get(json_object_get(at, "config"), "digest")));
+        const char *hex =
+            hex_of(json_string_value(json_object_get(json_object_get(at, "config"), "digest")));
         cleanup_free char *path = xasprintf("blobs/sha256/%s", hex != NULL ? hex : "");
 
         if (hex == NULL)
-            r = err_set(err, ERR_REFUSED, EBADMSG, "the manifest has no config with a sha256 digest");
+            r = err_set(err, ERR_REFUSED, EBADMSG,
+                        "the manifest has no config with a sha256 digest");
         else
             r = spool_json(s, path, hex, NULL, &config, err);
         if (r == 0) {
@@ -422,8 +441,8 @@ static int plan_oci(const struct spool *s, const char *name, struct plan *p, str
 
 /* ---- layers ---- */
 
-static int unpack_into(struct image_work *w, const char *dir, int blob_fd, struct layer_budget *budget,
-                       char hex[SHA256_HEX + 1], struct error *err)
+static int unpack_into(struct image_work *w, const char *dir, int blob_fd,
+                       struct layer_budget *budget, char hex[SHA256_HEX + 1], struct error *err)
 {
     cleanup_close int dir_fd = -1;
 
@@ -452,16 +471,16 @@ static int unpack_planned(struct image_store *s, struct image_work *w, const str
             return fd;
         r = unpack_into(w, p->diff_ids[i], fd, budget, hex, err);
         if (r == 0 && strcmp(hex, p->diff_ids[i]) != 0)
-            r = err_set(err, ERR_REFUSED, EBADMSG, "its SHA-256 is %s, not the %s that the config says", hex,
-                        p->diff_ids[i]);
+            r = err_set(err, ERR_REFUSED, EBADMSG,
+                        "its SHA-256 is %s, not the %s that the config says", hex, p->diff_ids[i]);
         if (r < 0)
             return err_wrap(err, "layer %zu (%.200s)", i, p->blobs[i]);
     }
     return 0;
 }
 
-/* overlayfs refuses the same directory twice. Of a layer that is repeated the uppermost counts: it covers all that
- * the lower ones hold. */
+/* overlayfs refuses the same directory twice. Of a layer that is repeated the uppermost counts: it
+ * covers all that the lower ones hold. */
 static bool comes_again(const struct plan *p, size_t i)
 {
     for (size_t n = i + 1; n < p->count; n++)
@@ -476,8 +495,9 @@ static void add_layer(struct image_info *i, const char *hex)
     i->layers[i->layer_ct++] = xstrdup(hex);
 }
 
-static int import_archive(struct image_store *s, struct image_work *w, int fd, enum archive_kind kind,
-                          struct image_info *info, struct layer_budget *budget, struct error *err)
+static int import_archive(struct image_store *s, struct image_work *w, int fd,
+                          enum archive_kind kind, struct image_info *info,
+                          struct layer_budget *budget, struct error *err)
 {
     struct spool spool = {.fd = w->fd};
     struct plan plan = {0};
@@ -499,8 +519,8 @@ static int import_archive(struct image_store *s, struct image_work *w, int fd, e
     return r;
 }
 
-static int import_rootfs(struct image_work *w, int fd, struct image_info *info, struct layer_budget *budget,
-                         struct error *err)
+static int import_rootfs(struct image_work *w, int fd, struct image_info *info,
+                         struct layer_budget *budget, struct error *err)
 {
     char hex[SHA256_HEX + 1];
     int r = unpack_into(w, "rootfs", fd, budget, hex, err);

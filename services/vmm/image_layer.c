@@ -18,12 +18,12 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
-/* A layer is unpacked by a child whose root directory is the layer itself: no path, symbolic link or
- * bug of a tar reader leads out of it. The child hashes the uncompressed bytes on their way, since that
- * hash is the layer's name. It answers with one struct on a pipe. */
+/* A layer is unpacked by a child whose root directory is the layer itself: no path, symbolic link
+ * or bug of a tar reader leads out of it. The child hashes the uncompressed bytes on their way,
+ * since that hash is the layer's name. It answers with one struct on a pipe. */
 
-#define WH ".wh."
-#define WH_LEN 4
+#define WH        ".wh."
+#define WH_LEN    4
 #define WH_OPAQUE ".wh..wh..opq"
 
 struct answer {
@@ -43,7 +43,8 @@ struct unpacker {
     char chunk[65536];
 };
 
-static int fail(struct unpacker *u, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static int fail(struct unpacker *u, int code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static int fail(struct unpacker *u, int code, const char *fmt, ...)
 {
     char text[300];
@@ -75,7 +76,8 @@ static la_ssize_t take_bytes(struct archive *tar, void *arg, const void **ret)
     return n;
 }
 
-/* Relative, without "." and empty components; false when it has "..", is too deep or has a NUL's worth of nothing. */
+/* Relative, without "." and empty components; false when it has "..", is too deep or has a NUL's
+ * worth of nothing. */
 static bool clean_path(const char *in, char *out, size_t size)
 {
     size_t len = 0;
@@ -128,8 +130,10 @@ static int whiteout(struct unpacker *u, const char *path, const char *base)
     snprintf(target, sizeof(target), "%.*s", (int)(base - path), path);
     if (strcmp(base, WH_OPAQUE) == 0) {
         if (setxattr(target[0] != '\0' ? target : ".", "trusted.overlay.opaque", "y", 1, 0) < 0)
-            return fail(u, errno, "cannot make /%s opaque: %s; the store needs a file system with trusted xattrs",
-                        target, strerror(errno));
+            return fail(
+                u, errno,
+                "cannot make /%s opaque: %s; the store needs a file system with trusted xattrs",
+                target, strerror(errno));
         return 0;
     }
     if (strncmp(base, WH WH, 2 * WH_LEN) == 0) /* other marks of aufs mean nothing here */
@@ -166,7 +170,8 @@ static int put_entry(struct unpacker *u, struct archive_entry *e, const char *pa
     char target[PATH_MAX];
     mode_t type = archive_entry_filetype(e);
 
-    if (link == NULL && type != AE_IFREG && type != AE_IFDIR && type != AE_IFLNK && type != AE_IFIFO) {
+    if (link == NULL && type != AE_IFREG && type != AE_IFDIR && type != AE_IFLNK &&
+        type != AE_IFIFO) {
         u->answer->used.skipped++;
         return 0;
     }
@@ -192,7 +197,8 @@ static int one_entry(struct unpacker *u, struct archive_entry *e)
     const char *base;
 
     if (name == NULL || !clean_path(name, path, sizeof(path)))
-        return fail(u, EINVAL, "bad path \"%.200s\" (\"..\", or too deep)", name != NULL ? name : "");
+        return fail(u, EINVAL, "bad path \"%.200s\" (\"..\", or too deep)",
+                    name != NULL ? name : "");
     if (++u->answer->used.entries > u->budget->entries)
         return fail(u, EFBIG, "more than %llu entries", (unsigned long long)IMAGE_ENTRIES_MAX);
     if (archive_entry_size_is_set(e) && archive_entry_filetype(e) == AE_IFREG)
@@ -221,8 +227,9 @@ static void open_readers(struct unpacker *u)
     archive_read_support_format_tar(u->tar);
     archive_read_support_format_empty(u->tar);
     u->disk = archive_write_disk_new();
-    /* No xattrs, ACLs or flags: trusted.overlay.* of a stranger would be orders to overlayfs, and file
-     * capabilities mean nothing on a nosuid mount. UNLINK: never write through what is there. */
+    /* No xattrs, ACLs or flags: trusted.overlay.* of a stranger would be orders to overlayfs, and
+     * file capabilities mean nothing on a nosuid mount. UNLINK: never write through what is there.
+     */
     archive_write_disk_set_options(u->disk, ARCHIVE_EXTRACT_OWNER | ARCHIVE_EXTRACT_PERM |
                                                 ARCHIVE_EXTRACT_TIME | ARCHIVE_EXTRACT_UNLINK);
 }
@@ -255,8 +262,8 @@ static int unpack(struct unpacker *u, int file_fd)
     return 0;
 }
 
-/* The parent's descriptors must not live on here: an end of a machine's pipe would keep that machine from
- * seeing that it was closed. */
+/* The parent's descriptors must not live on here: an end of a machine's pipe would keep that
+ * machine from seeing that it was closed. */
 static void close_all_but(unsigned a, unsigned b)
 {
     unsigned low = a < b ? a : b, high = a < b ? b : a;
@@ -332,7 +339,8 @@ int image_layer_unpack(int dir_fd, int file_fd, struct layer_budget *budget,
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         continue;
     if (r < 0)
-        return err_set(err, ERR_TEMPORARY, EPIPE, "the unpacking child ended early (status %d)", status);
+        return err_set(err, ERR_TEMPORARY, EPIPE, "the unpacking child ended early (status %d)",
+                       status);
     if (answer.err.code != 0) {
         if (err != NULL)
             *err = answer.err;

@@ -8,10 +8,10 @@
 #include "base/digest.h"
 
 /* Caps of one image; far over what course images need, far under what fills a disk unnoticed. */
-#define IMAGE_BYTES_MAX (64ULL << 30)
+#define IMAGE_BYTES_MAX   (64ULL << 30)
 #define IMAGE_ENTRIES_MAX 4000000ULL
-#define IMAGE_DEPTH_MAX 128 /* components of a path; bounds image_rmtree() too */
-#define IMAGE_JSON_MAX (4u << 20)
+#define IMAGE_DEPTH_MAX   128 /* components of a path; bounds image_rmtree() too */
+#define IMAGE_JSON_MAX    (4u << 20)
 
 struct image_store {
     char *path;
@@ -30,7 +30,8 @@ struct image_work {
 int image_work_begin(struct image_store *s, struct image_work *w, struct error *err);
 void image_work_end(struct image_store *s, struct image_work *w);
 
-/* The store's own lock, LOCK_SH or LOCK_EX; returns a descriptor to close. Held for moments only. */
+/* The store's own lock, LOCK_SH or LOCK_EX; returns a descriptor to close. Held for moments only.
+ */
 int image_store_lock(struct image_store *s, int how, struct error *err);
 /* Makes the unpacked layers of w (directories named by hex) and the record visible together. */
 int image_commit(struct image_store *s, struct image_work *w, const struct image_info *i,
@@ -44,8 +45,9 @@ struct layer_budget {
     uint64_t skipped; /* device nodes and sockets, which no machine needs */
 };
 
-/* Unpacks a layer (tar, compressed or not) from file_fd's start into the directory dir_fd, in a child that has
- * chrooted into it. Takes what it used off *budget; writes the SHA-256 of the uncompressed bytes. */
+/* Unpacks a layer (tar, compressed or not) from file_fd's start into the directory dir_fd, in a
+ * child that has chrooted into it. Takes what it used off *budget; writes the SHA-256 of the
+ * uncompressed bytes. */
 int image_layer_unpack(int dir_fd, int file_fd, struct layer_budget *budget,
                        char hex[SHA256_HEX + 1], struct error *err);
 

@@ -1,5 +1,5 @@
-/* Groups on this machine's real hierarchies, whichever they are. Without root nothing here can be had, and the tests are
- * skipped (exit status 0, said on stdout). */
+/* Groups on this machine's real hierarchies, whichever they are. Without root nothing here can be
+ * had, and the tests are skipped (exit status 0, said on stdout). */
 
 #include "services/vmm/cgroup.c"
 #include "services/vmm/cgroup_tree.c"
@@ -70,7 +70,8 @@ static void finish(struct cgroup *g)
 {
     struct error err = ERROR_INIT;
 
-    if (cgroup_kill(g, clock_mono_ms() + 5000, &err) < 0 || cgroup_remove(g, clock_mono_ms() + 5000, &err) < 0)
+    if (cgroup_kill(g, clock_mono_ms() + 5000, &err) < 0 ||
+        cgroup_remove(g, clock_mono_ms() + 5000, &err) < 0)
         fail_msg("%s", err.msg);
     cgroup_free(g);
 }
@@ -215,11 +216,12 @@ static void test_add_from_outside(void **state)
 
 static void test_mountinfo_homes(void **state)
 {
-    char v1[] = "30 20 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n"
-                "31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:1 - cgroup cgroup rw,cpu,cpuacct\n"
-                "32 30 0:28 / /sys/fs/cgroup/my\\040memory rw - cgroup cgroup rw,memory\n"
-                "33 30 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
-                "34 30 0:30 / /sys/fs/cgroup/named rw - cgroup cgroup rw,name=memory\n";
+    char v1[] =
+        "30 20 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n"
+        "31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:1 - cgroup cgroup rw,cpu,cpuacct\n"
+        "32 30 0:28 / /sys/fs/cgroup/my\\040memory rw - cgroup cgroup rw,memory\n"
+        "33 30 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
+        "34 30 0:30 / /sys/fs/cgroup/named rw - cgroup cgroup rw,name=memory\n";
     struct cgroup_tree t = {.home = {-1, -1, -1, -1}};
 
     (void)state;
@@ -236,9 +238,9 @@ static void test_mountinfo_homes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mountinfo_homes),   cmocka_unit_test(test_memory_limit_kills),
+        cmocka_unit_test(test_mountinfo_homes),     cmocka_unit_test(test_memory_limit_kills),
         cmocka_unit_test(test_pids_limit_and_kill), cmocka_unit_test(test_cpu_limit_and_usage),
-        cmocka_unit_test(test_fork_bomb_is_ended), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_fork_bomb_is_ended),  cmocka_unit_test(test_names),
         cmocka_unit_test(test_add_from_outside),
     };
 

@@ -1,17 +1,18 @@
 /* The oci driver: a fresh container by crun for each machine, nothing between. A machine is
  *
- *   <data_dir>/oci/<deployment>/<vmm>/<name>/   its bundle; rw is a tmpfs, rootfs an overlay of the image's
- *                                               layers with its upper directory on that tmpfs
+ *   <data_dir>/oci/<deployment>/<vmm>/<name>/   its bundle; rw is a tmpfs, rootfs an overlay of the
+ * image's layers with its upper directory on that tmpfs
  *   <cgroup_parent>/<deployment>.<vmm>-<hash>/<name>   its control group, ours: crun sets no limits
  *
- * All mounts are in a mount namespace of this process, so that they go with it and its containers. The
- * container's program is the autodriver; its stdin and stdout are pipes to us, and it ends when they do. So
- * a vmm that is killed leaves directories and empty groups at most, and reap() knows both by name.
+ * All mounts are in a mount namespace of this process, so that they go with it and its containers.
+ * The container's program is the autodriver; its stdin and stdout are pipes to us, and it ends when
+ * they do. So a vmm that is killed leaves directories and empty groups at most, and reap() knows
+ * both by name.
  *
- * What a job writes counts twice: against disk_bytes, the size of the tmpfs, and against its memory, in which a
- * tmpfs lies. So the tmpfs is never larger than what leaves a quarter of the memory (32 MB at least) to
- * programs, and holds no more files than fit half of that: a full disk is then an error that the job sees, not a
- * machine without memory.
+ * What a job writes counts twice: against disk_bytes, the size of the tmpfs, and against its
+ * memory, in which a tmpfs lies. So the tmpfs is never larger than what leaves a quarter of the
+ * memory (32 MB at least) to programs, and holds no more files than fit half of that: a full disk
+ * is then an error that the job sees, not a machine without memory.
  *
  * Machines have no network but lo; shape.network asks in vain. */
 
@@ -35,13 +36,13 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define HOST_DIR ".host"
-#define EMPTY_DIR ".empty"
+#define HOST_DIR   ".host"
+#define EMPTY_DIR  ".empty"
 #define HOSTS_FILE ".hosts"
 #define PROBE_NAME "probe-0000-oci"
-#define OWN_PIDS 8 /* crun while it starts, and the autodriver */
-#define REAP_MS 5000
-#define PROBE_MS 15000
+#define OWN_PIDS   8 /* crun while it starts, and the autodriver */
+#define REAP_MS    5000
+#define PROBE_MS   15000
 
 struct backend {
     const struct config *cfg;
@@ -68,7 +69,8 @@ struct oci_machine {
 static char *find_in_path(const char *program)
 {
     const char *path = getenv("PATH");
-    cleanup_free char *dirs = xstrdup(path != NULL && path[0] != '\0' ? path : "/usr/sbin:/usr/bin:/sbin:/bin");
+    cleanup_free char *dirs =
+        xstrdup(path != NULL && path[0] != '\0' ? path : "/usr/sbin:/usr/bin:/sbin:/bin");
     char *save = NULL;
 
     if (strchr(program, '/') != NULL)
@@ -91,7 +93,9 @@ static int find_autodriver(struct backend *b, struct error *err)
     if (r < 0)
         return r;
     b->autodriver = realpath(path, NULL);
-    return b->autodriver != NULL ? 0 : err_set_errno(err, ERR_PERMANENT, errno, "oci: autodriver %s", path);
+    return b->autodriver != NULL
+               ? 0
+               : err_set_errno(err, ERR_PERMANENT, errno, "oci: autodriver %s", path);
 }
 
 static int check_namespaces(struct error *err)
@@ -102,7 +106,8 @@ static int check_namespaces(struct error *err)
         cleanup_free char *path = xasprintf("/proc/self/ns/%s", names[i]);
 
         if (access(path, F_OK) < 0)
-            return err_set(err, ERR_PERMANENT, ENOTSUP, "oci: this kernel has no %s namespaces", names[i]);
+            return err_set(err, ERR_PERMANENT, ENOTSUP, "oci: this kernel has no %s namespaces",
+                           names[i]);
     }
     return 0;
 }
@@ -117,8 +122,8 @@ static int enter_dir(int at, const char *name, struct error *err)
     return fd >= 0 ? fd : err_set_errno(err, ERR_PERMANENT, errno, "oci: cannot open %s", name);
 }
 
-static int open_base(struct backend *b, const char *data_dir, const char *deployment, const char *vmm,
-                     struct error *err)
+static int open_base(struct backend *b, const char *data_dir, const char *deployment,
+                     const char *vmm, struct error *err)
 {
     const char *names[] = {"oci", deployment, vmm};
     int fd = open(data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -144,7 +149,8 @@ static int open_base(struct backend *b, const char *data_dir, const char *deploy
     return 0;
 }
 
-/* Directories and groups bear deployment and vmm, so that no vmm takes another's machines for orphans. */
+/* Directories and groups bear deployment and vmm, so that no vmm takes another's machines for
+ * orphans. */
 static int open_places(struct backend *b, struct error *err)
 {
     const struct config *c = b->cfg;
@@ -163,8 +169,8 @@ static int open_places(struct backend *b, struct error *err)
     if (bad == NULL)
         bad = name_check_file(vmm, strlen(vmm));
     if (bad != NULL || deployment[0] == '.' || vmm[0] == '.')
-        return err_set(err, ERR_PERMANENT, EINVAL, "oci: deployment \"%s\" or vmm_name \"%s\" %s", deployment,
-                       vmm, bad != NULL ? bad : "begins with a dot");
+        return err_set(err, ERR_PERMANENT, EINVAL, "oci: deployment \"%s\" or vmm_name \"%s\" %s",
+                       deployment, vmm, bad != NULL ? bad : "begins with a dot");
     mkdir(c->data_dir, 0755);
     data_dir = realpath(c->data_dir, NULL);
     if (data_dir == NULL)
@@ -180,7 +186,8 @@ static int open_places(struct backend *b, struct error *err)
 
 static int open_layers(struct backend *b, struct error *err)
 {
-    int r = oci_put_file(b->base_fd, HOSTS_FILE, "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\tmilonga\n", err);
+    int r = oci_put_file(b->base_fd, HOSTS_FILE,
+                         "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\tmilonga\n", err);
 
     if (r < 0)
         return r;
@@ -196,13 +203,13 @@ static int open_layers(struct backend *b, struct error *err)
     return b->host_fd < 0 ? b->host_fd : 0;
 }
 
-static int initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline, int cancel_fd,
-                      struct machine **ret, struct error *err);
+static int initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline,
+                      int cancel_fd, struct machine **ret, struct error *err);
 static void destroy(struct machine *m, int64_t deadline);
 static int reap(struct backend *b, const char *name, struct error *err);
 
-/* One machine of nothing but the autodriver, made and ended as all others will be: whatever this host cannot
- * give (a namespace, seccomp, overlays, limits) shows here, before a job is taken. */
+/* One machine of nothing but the autodriver, made and ended as all others will be: whatever this
+ * host cannot give (a namespace, seccomp, overlays, limits) shows here, before a job is taken. */
 static int probe(struct backend *b, struct error *err)
 {
     struct machine_spec spec = {.shape = {.image = (char[]){"probe"},
@@ -222,10 +229,10 @@ static int probe(struct backend *b, struct error *err)
     if (r == 0) {
         struct pollfd p = {.fd = m->out_fd, .events = POLLIN};
 
-        if (poll(&p, 1, clock_until_ms(deadline)) != 1 || read(m->out_fd, head, sizeof(head)) != sizeof(head) ||
-            head[4] != FRAME_READY)
-            r = err_set(err, ERR_PERMANENT, EPROTO, "%s does not say that it is ready; is it of this version?",
-                        b->autodriver);
+        if (poll(&p, 1, clock_until_ms(deadline)) != 1 ||
+            read(m->out_fd, head, sizeof(head)) != sizeof(head) || head[4] != FRAME_READY)
+            r = err_set(err, ERR_PERMANENT, EPROTO,
+                        "%s does not say that it is ready; is it of this version?", b->autodriver);
         destroy(m, clock_mono_ms() + REAP_MS);
     }
     if (r < 0 && err != NULL)
@@ -264,10 +271,11 @@ static int oci_open(const struct config *cfg, struct backend **ret, struct error
     b->base_fd = b->lock_fd = b->host_fd = b->empty_fd = -1;
     b->crun = find_in_path(cfg->oci_crun);
     if (geteuid() != 0)
-        r = err_set(err, ERR_PERMANENT, EPERM, "oci: needs root, for namespaces, mounts and cgroups");
+        r = err_set(err, ERR_PERMANENT, EPERM,
+                    "oci: needs root, for namespaces, mounts and cgroups");
     else if (b->crun == NULL)
-        r = err_set(err, ERR_PERMANENT, ENOENT, "oci: there is no %s; apt-get install crun, or set oci_crun",
-                    cfg->oci_crun);
+        r = err_set(err, ERR_PERMANENT, ENOENT,
+                    "oci: there is no %s; apt-get install crun, or set oci_crun", cfg->oci_crun);
     else
         r = find_autodriver(b, err);
     if (r == 0)
@@ -327,8 +335,8 @@ static void tell_image(void *arg, const struct image_info *i)
     }
 }
 
-static int images(struct backend *b, void (*each)(void *arg, const struct image_entry *e), void *arg,
-                  struct error *err)
+static int images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
+                  void *arg, struct error *err)
 {
     struct images_arg a = {each, arg};
 
@@ -383,7 +391,8 @@ static void bundle_done(struct backend *b, struct oci_machine *o, const char *na
     o->bundle.path = NULL;
 }
 
-static int make_bundle(struct backend *b, struct oci_machine *o, const struct machine_spec *spec, struct error *err)
+static int make_bundle(struct backend *b, struct oci_machine *o, const struct machine_spec *spec,
+                       struct error *err)
 {
     bool host = strcmp(spec->shape.digest, OCI_HOST) == 0;
     cleanup_free char *hosts = xasprintf("%s/" HOSTS_FILE, b->base);
@@ -393,13 +402,15 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
     int r;
 
     if (mkdirat(b->base_fd, spec->name, 0711) < 0)
-        return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make %s/%s", b->base, spec->name);
+        return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make %s/%s", b->base,
+                             spec->name);
     o->bundle.path = xasprintf("%s/%s", b->base, spec->name);
     o->bundle.fd = openat(b->base_fd, spec->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (o->bundle.fd < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot open %s", o->bundle.path);
     if (host && b->host_fd < 0)
-        return err_set(err, ERR_REFUSED, ENOENT, "oci: the host image is not offered; see oci_host_image");
+        return err_set(err, ERR_REFUSED, ENOENT,
+                       "oci: the host image is not offered; see oci_host_image");
     if (!host && spec->shape.digest[0] != '\0') {
         r = image_acquire(b->store, spec->shape.digest, &o->image, err);
         if (r < 0)
@@ -410,11 +421,15 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
     r = oci_put_file(o->bundle.fd, "config.json", text, err);
     if (r < 0)
         return r;
-    return oci_mount(&o->bundle, o->image != NULL ? o->image->layer_fds : host ? &b->host_fd : &b->empty_fd,
+    return oci_mount(&o->bundle,
+                     o->image != NULL ? o->image->layer_fds
+                     : host           ? &b->host_fd
+                                      : &b->empty_fd,
                      o->image != NULL ? o->image->layer_ct : 1, &room, err);
 }
 
-static int start(struct backend *b, struct machine *m, int64_t deadline, int cancel_fd, struct error *err)
+static int start(struct backend *b, struct machine *m, int64_t deadline, int cancel_fd,
+                 struct error *err)
 {
     struct oci_machine *o = m->priv;
     const struct machine_shape *s = &m->spec.shape;
@@ -436,14 +451,15 @@ static int start(struct backend *b, struct machine *m, int64_t deadline, int can
     m->out_fd = out[0];
     fcntl(m->in_fd, F_SETFL, O_NONBLOCK);
     fcntl(m->out_fd, F_SETFL, O_NONBLOCK);
-    r = oci_run(b->crun, &o->bundle, m->spec.name, o->group, in[0], out[1], deadline, cancel_fd, err);
+    r = oci_run(b->crun, &o->bundle, m->spec.name, o->group, in[0], out[1], deadline, cancel_fd,
+                err);
     close(in[0]);
     close(out[1]);
     return r;
 }
 
-static int initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline, int cancel_fd,
-                      struct machine **ret, struct error *err)
+static int initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline,
+                      int cancel_fd, struct machine **ret, struct error *err)
 {
     const char *bad = name_check_file(spec->name, strlen(spec->name));
     struct oci_machine *o;
@@ -489,7 +505,8 @@ static void destroy(struct machine *m, int64_t deadline)
             r = cgroup_remove(o->group, deadline, &err);
         cgroup_free(o->group);
     }
-    /* also when something still lives: the mounts are then gone from here, and the rest is the reaper's */
+    /* also when something still lives: the mounts are then gone from here, and the rest is the
+     * reaper's */
     bundle_done(b, o, m->spec.name);
     image_release(o->image);
     if (r < 0)
@@ -529,7 +546,8 @@ static void tell_group(void *arg, const char *name)
         a->each(a->arg, name);
 }
 
-static int list(struct backend *b, void (*each)(void *arg, const char *name), void *arg, struct error *err)
+static int list(struct backend *b, void (*each)(void *arg, const char *name), void *arg,
+                struct error *err)
 {
     struct list_arg a = {b, each, arg};
     int fd = openat(b->base_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -9,9 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The built-in image `host`: this machine's programs, read-only, in a root directory of our own with accounts and homes
- * for a job and nothing of the machine's /etc, /home, /root or /var. Only for usr-merged systems, where
- * /bin and /lib are links into /usr: then one read-only bind is the whole of it. */
+/* The built-in image `host`: this machine's programs, read-only, in a root directory of our own
+ * with accounts and homes for a job and nothing of the machine's /etc, /home, /root or /var. Only
+ * for usr-merged systems, where /bin and /lib are links into /usr: then one read-only bind is the
+ * whole of it. */
 
 static const char *const links[] = {"bin", "sbin", "lib", "lib32", "lib64", "libx32"};
 
@@ -27,7 +28,8 @@ static const struct {
                    "autolab:x:61233:61233:autolab:/home/autolab:/bin/sh\n"
                    "autograde:x:61234:61234:autograde:/home/autograde:/bin/sh\n"},
     {"etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\nautolab:x:61233:\nautograde:x:61234:\n"},
-    {"etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n"},
+    {"etc/nsswitch.conf",
+     "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n"},
     {"etc/hostname", "milonga\n"},
     {"etc/hosts", ""},
     {"etc/ld.so.cache", ""},
@@ -72,10 +74,11 @@ int oci_put_file(int dir_fd, const char *name, const char *text, struct error *e
 static int fill(int fd, struct error *err)
 {
     for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
-        if (mkdirat(fd, dirs[i].name, 0755) < 0 || fchmodat(fd, dirs[i].name, dirs[i].mode, 0) < 0 ||
+        if (mkdirat(fd, dirs[i].name, 0755) < 0 ||
+            fchmodat(fd, dirs[i].name, dirs[i].mode, 0) < 0 ||
             fchownat(fd, dirs[i].name, dirs[i].owner, dirs[i].owner, AT_SYMLINK_NOFOLLOW) < 0)
-            return err_set_errno(err, ERR_PERMANENT, errno, "oci: cannot make /%s of the host image",
-                                 dirs[i].name);
+            return err_set_errno(err, ERR_PERMANENT, errno,
+                                 "oci: cannot make /%s of the host image", dirs[i].name);
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
         int r = oci_put_file(fd, files[i].name, files[i].text, err);
 
@@ -92,12 +95,14 @@ static int fill(int fd, struct error *err)
             continue;
         target[n > 0 ? n : 0] = '\0';
         if (strcmp(target[0] == '/' ? target + 1 : target, want) != 0)
-            return err_set(err, ERR_PERMANENT, ENOTSUP,
-                           "oci: the host image needs a usr-merged system, but %s is no link to %s; set "
-                           "oci_host_image = no",
-                           path, want);
+            return err_set(
+                err, ERR_PERMANENT, ENOTSUP,
+                "oci: the host image needs a usr-merged system, but %s is no link to %s; set "
+                "oci_host_image = no",
+                path, want);
         if (symlinkat(want, fd, links[i]) < 0)
-            return err_set_errno(err, ERR_PERMANENT, errno, "oci: cannot make %s of the host image", path);
+            return err_set_errno(err, ERR_PERMANENT, errno, "oci: cannot make %s of the host image",
+                                 path);
     }
     return 0;
 }

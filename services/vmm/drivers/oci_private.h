@@ -1,8 +1,8 @@
 #ifndef MILONGA_OCI_PRIVATE_H
 #define MILONGA_OCI_PRIVATE_H
 
-/* Between oci.c (machines), oci_spec.c (config.json), oci_seccomp.c (its filter), oci_run.c (mounts and crun) and
- * oci_host.c (the built-in image). */
+/* Between oci.c (machines), oci_spec.c (config.json), oci_seccomp.c (its filter), oci_run.c (mounts
+ * and crun) and oci_host.c (the built-in image). */
 
 #include "services/vmm/cgroup.h"
 #include "services/vmm/image.h"
@@ -11,7 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A bundle: <base>/<machine name>/ with config.json, rootfs (the overlay), rw (the tmpfs below it) and state (crun's). */
+/* A bundle: <base>/<machine name>/ with config.json, rootfs (the overlay), rw (the tmpfs below it)
+ * and state (crun's). */
 struct oci_bundle {
     char *path; /* absolute */
     int fd;
@@ -55,14 +56,15 @@ struct oci_room {
 };
 
 /* Mounts the tmpfs and the overlay on the layers, lowest first. */
-int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct, const struct oci_room *room,
-              struct error *err);
+int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct,
+              const struct oci_room *room, struct error *err);
 /* Both of them, in whatever state; lazily. */
 void oci_unmount(const char *bundle_path);
-/* Starts crun in the group with these ends as stdin and stdout and waits until the container's program runs. -ETIMEDOUT,
- * -ECANCELED: then crun may still be there, in the group. */
-int oci_run(const char *crun, const struct oci_bundle *b, const char *name, const struct cgroup *group,
-            int in_fd, int out_fd, int64_t deadline, int cancel_fd, struct error *err);
+/* Starts crun in the group with these ends as stdin and stdout and waits until the container's
+ * program runs. -ETIMEDOUT, -ECANCELED: then crun may still be there, in the group. */
+int oci_run(const char *crun, const struct oci_bundle *b, const char *name,
+            const struct cgroup *group, int in_fd, int out_fd, int64_t deadline, int cancel_fd,
+            struct error *err);
 /* Runs `crun --version` and says what it lacks. */
 int oci_check_crun(const char *crun, struct error *err);
 

@@ -32,14 +32,17 @@ static bool is_threaded(void)
 int oci_private_mounts(struct error *err)
 {
     if (is_threaded())
-        return err_set(err, ERR_BUG, EINVAL, "oci: must be opened before the first thread is started");
+        return err_set(err, ERR_BUG, EINVAL,
+                       "oci: must be opened before the first thread is started");
     if (unshare(CLONE_NEWNS) < 0)
-        return err_set_errno(err, ERR_PERMANENT, errno,
-                             "oci: cannot have a mount namespace of its own; run as root (in a container: "
-                             "privileged)");
+        return err_set_errno(
+            err, ERR_PERMANENT, errno,
+            "oci: cannot have a mount namespace of its own; run as root (in a container: "
+            "privileged)");
     /* slave, not private: what the host unmounts must not live on here */
     if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-        return err_set_errno(err, ERR_PERMANENT, errno, "oci: cannot detach mounts from the host's");
+        return err_set_errno(err, ERR_PERMANENT, errno,
+                             "oci: cannot detach mounts from the host's");
     return 0;
 }
 
@@ -58,13 +61,15 @@ static int make_dirs(int rw_fd, struct error *err)
     } dirs[] = {{"upper", 0755}, {"work", 0700}, {"tmp", 01777}, {"vartmp", 01777}, {"shm", 01777}};
 
     for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
-        if (mkdirat(rw_fd, dirs[i].name, 0700) < 0 || fchmodat(rw_fd, dirs[i].name, dirs[i].mode, 0) < 0)
-            return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make %s in the machine's tmpfs",
-                                 dirs[i].name);
+        if (mkdirat(rw_fd, dirs[i].name, 0700) < 0 ||
+            fchmodat(rw_fd, dirs[i].name, dirs[i].mode, 0) < 0)
+            return err_set_errno(err, ERR_TEMPORARY, errno,
+                                 "oci: cannot make %s in the machine's tmpfs", dirs[i].name);
     return 0;
 }
 
-/* Layers by descriptor: short, whatever the path, so that 127 of them fit the kernel's page of options. */
+/* Layers by descriptor: short, whatever the path, so that 127 of them fit the kernel's page of
+ * options. */
 static int mount_overlay(const char *target, int rw_fd, const int *layer_fds, size_t layer_ct,
                          struct error *err)
 {
@@ -81,13 +86,13 @@ static int mount_overlay(const char *target, int rw_fd, const int *layer_fds, si
         r = -errno;
     buf_free(&o);
     if (r < 0)
-        return err_set_errno(err, ERR_TEMPORARY, -r, "oci: cannot mount an overlay of %zu layers on %s", layer_ct,
-                             target);
+        return err_set_errno(err, ERR_TEMPORARY, -r,
+                             "oci: cannot mount an overlay of %zu layers on %s", layer_ct, target);
     return 0;
 }
 
-int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct, const struct oci_room *room,
-              struct error *err)
+int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct,
+              const struct oci_room *room, struct error *err)
 {
     cleanup_free char *rw = xasprintf("%s/rw", b->path);
     cleanup_free char *rootfs = xasprintf("%s/rootfs", b->path);
@@ -96,14 +101,17 @@ int oci_mount(const struct oci_bundle *b, const int *layer_fds, size_t layer_ct,
     int r;
 
     if (mkdirat(b->fd, "rw", 0700) < 0 || mkdirat(b->fd, "rootfs", 0700) < 0)
-        return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make directories in %s", b->path);
+        return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make directories in %s",
+                             b->path);
     if (room->bytes > 0)
-        snprintf(options, sizeof(options), "mode=0711,size=%llu,nr_inodes=%llu", (unsigned long long)room->bytes,
-                 (unsigned long long)room->inodes);
+        snprintf(options, sizeof(options), "mode=0711,size=%llu,nr_inodes=%llu",
+                 (unsigned long long)room->bytes, (unsigned long long)room->inodes);
     if (mount("milonga", rw, "tmpfs", MS_NOSUID | MS_NODEV, options) < 0)
-        return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot mount a tmpfs (%s) on %s", options, rw);
+        return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot mount a tmpfs (%s) on %s",
+                             options, rw);
     rw_fd = open(rw, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    r = rw_fd < 0 ? err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot open %s", rw) : make_dirs(rw_fd, err);
+    r = rw_fd < 0 ? err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot open %s", rw)
+                  : make_dirs(rw_fd, err);
     if (r == 0)
         r = mount_overlay(rootfs, rw_fd, layer_fds, layer_ct, err);
     if (r < 0)
@@ -190,7 +198,8 @@ static int launch(struct launch *l, pid_t *ret_pid, int *ret_pidfd, struct error
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot start %s", l->path);
     if (l->code != 0) {
         waitpid(pid, NULL, 0);
-        return err_set_errno(err, ERR_TEMPORARY, l->code, "oci: cannot start %s (%s)", l->path, l->step);
+        return err_set_errno(err, ERR_TEMPORARY, l->code, "oci: cannot start %s (%s)", l->path,
+                             l->step);
     }
     fd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (fd < 0) {
@@ -240,13 +249,15 @@ static char *read_log(const struct oci_bundle *b)
     return text;
 }
 
-int oci_run(const char *crun, const struct oci_bundle *b, const char *name, const struct cgroup *group,
-            int in_fd, int out_fd, int64_t deadline, int cancel_fd, struct error *err)
+int oci_run(const char *crun, const struct oci_bundle *b, const char *name,
+            const struct cgroup *group, int in_fd, int out_fd, int64_t deadline, int cancel_fd,
+            struct error *err)
 {
     cleanup_free char *root = xasprintf("--root=%s/state", b->path);
     cleanup_free char *log = xasprintf("--log=%s/" LOG_FILE, b->path);
     cleanup_free char *bundle = xasprintf("--bundle=%s", b->path);
-    const char *argv[] = {"crun", "--cgroup-manager=disabled", root, log, "run", "--detach", bundle, name, NULL};
+    const char *argv[] = {
+        "crun", "--cgroup-manager=disabled", root, log, "run", "--detach", bundle, name, NULL};
     cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     struct launch l = {crun, argv, group, in_fd, out_fd, null, 0, 0, NULL};
     cleanup_close int pidfd = -1;
@@ -264,7 +275,8 @@ int oci_run(const char *crun, const struct oci_bundle *b, const char *name, cons
         return err_set(err, ERR_TEMPORARY, ECANCELED, "oci: cancelled");
     text = read_log(b);
     if (r < 0)
-        return err_set_errno(err, ERR_TEMPORARY, -r, "oci: crun did not start the machine %s", text);
+        return err_set_errno(err, ERR_TEMPORARY, -r, "oci: crun did not start the machine %s",
+                             text);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         return err_set(err, ERR_TEMPORARY, EIO, "oci: crun ended with %s %d: %s",
                        WIFEXITED(status) ? "status" : "signal",
@@ -283,7 +295,8 @@ int oci_check_crun(const char *crun, struct error *err)
 
     if (null < 0 || pipe2(fds, O_CLOEXEC) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make a pipe");
-    r = launch(&(struct launch){crun, argv, NULL, null, fds[1], null, 0, 0, NULL}, &pid, &pidfd, err);
+    r = launch(&(struct launch){crun, argv, NULL, null, fds[1], null, 0, 0, NULL}, &pid, &pidfd,
+               err);
     close(fds[1]);
     if (r == 0) {
         r = wait_for(pid, pidfd, clock_mono_ms() + 5000, -1, &status);
@@ -295,6 +308,7 @@ int oci_check_crun(const char *crun, struct error *err)
         return r;
     if (strstr(text, "+SECCOMP") == NULL || strstr(text, "+CAP") == NULL)
         return err_set(err, ERR_PERMANENT, ENOTSUP,
-                       "oci: %s was built without seccomp or capabilities; apt-get install crun", crun);
+                       "oci: %s was built without seccomp or capabilities; apt-get install crun",
+                       crun);
     return 0;
 }
