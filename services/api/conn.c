@@ -63,8 +63,7 @@ unsigned conns_count(const struct conns *cs)
     return cs->ct;
 }
 
-/* ---- The end of a connection
- * --------------------------------------------------------------------- */
+/* ---- The end of a connection ---- */
 
 static void release(struct conn *c)
 {
@@ -102,8 +101,7 @@ static void conn_close(struct conn *c)
     c->inner(c->sock, h2o_socket_error_closed);
 }
 
-/* ---- Refusing
- * ------------------------------------------------------------------------------------ */
+/* ---- Refusing ---- */
 
 static void refusal_written(h2o_socket_t *sock, const char *err)
 {
@@ -147,8 +145,7 @@ static void refuse_page(struct conn *c, int status)
     free(page);
 }
 
-/* ---- Judging a head
- * ------------------------------------------------------------------------------- */
+/* ---- Judging a head ---- */
 
 static bool reserve(struct conn *c, uint64_t bytes)
 {
@@ -204,8 +201,9 @@ static bool judge(struct conn *c, const struct head *h, size_t have)
     }
     status = route_find(s->routes, s->route_ct, h->method.at, h->method.len, h->path.at,
                         h->path.len, &m);
-    c->limit = status == 200 && m.route->body == ROUTE_BODY_BIG ? (uint64_t)s->cfg->max_body_bytes
-                                                                : ROUTE_SMALL_BYTES;
+    c->limit = (uint64_t)s->cfg->max_body_bytes;
+    if ((status != 200 || m.route->body == ROUTE_BODY_SMALL) && c->limit > ROUTE_SMALL_BYTES)
+        c->limit = ROUTE_SMALL_BYTES;
     if (h->chunked || h->expect || (length > EARLY_BYTES && length > have - h->len)) {
         if (status != 200) {
             refuse_page(c, status);
@@ -305,8 +303,7 @@ void conn_serve(h2o_req_t *req)
     c->writing = false;
 }
 
-/* ---- Each turn
- * ----------------------------------------------------------------------------------- */
+/* ---- Each turn ---- */
 
 static void recheck(void *arg)
 {
@@ -356,8 +353,7 @@ void conns_turn(struct conns *cs)
     }
 }
 
-/* ---- The sweep
- * ----------------------------------------------------------------------------------- */
+/* ---- The sweep ---- */
 
 static uint64_t bytes_acked(h2o_socket_t *sock)
 {
@@ -439,14 +435,13 @@ static void sweep(void *arg)
     hloop_timer_start(cs->loop->hloop, SWEEP_MS, sweep, cs);
 }
 
-/* ---- Accepting
- * ----------------------------------------------------------------------------------- */
+/* ---- Accepting ---- */
 
 /* At the bound the longest idle make room, so that idle connections lock nobody out. */
 static void evict_idle(struct conns *cs)
 {
     int64_t now = clock_mono_ms();
-    unsigned most = cs->ct / 8 + 1;
+    unsigned most = cs->ct / 4 + 1;
     struct conn *c, *next;
 
     FOREACH_SAFE(c, &cs->all, link, next)
@@ -512,8 +507,11 @@ static void listen_again(struct conns *cs)
 {
     struct server *s = cs->loop->server;
 
-    if (cs->listener && !h2o_socket_is_reading(cs->listener) &&
-        atomic_load(&s->conn_ct) < s->cfg->max_connections)
+    if (!cs->listener || h2o_socket_is_reading(cs->listener))
+        return;
+    if (atomic_load(&s->conn_ct) >= s->cfg->max_connections)
+        evict_idle(cs);
+    if (atomic_load(&s->conn_ct) < s->cfg->max_connections)
         h2o_socket_read_start(cs->listener, on_connect);
 }
 

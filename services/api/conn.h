@@ -6,17 +6,16 @@
  * together and none for writing. So a guard stands between the socket and h2o: it takes the
  * socket's read callback, looks at the bytes first and then calls h2o's.
  *
- *            bytes               head judged             all bytes there
- *   idle ------------> head ----------------> body --------------------> busy (h2o, handler,
- * answer) ^                  |                      |                              | | +--- refused
- * <---------+        reading again         |
- *    +------------------------------------------------------------------------+
+ *          bytes          head judged        all has come
+ *   idle ----------> head -----------> body ------------> busy (h2o, handler, answer)
+ *    ^                 |                 |                  |
+ *    |                 +--> refused <----+                  |
+ *    +------------------- h2o reads again ------------------+
  *
  * - judged: route, method, key, framing (two lengths, or a length and chunks), size for that route,
- * and room among the bodies in flight. A body that is small or already there is h2o's and the
- * handler's;
+ *   room among the bodies in flight. A body that is small or there already is the handler's;
  * - refused: our answer is written, what still comes is thrown away for LINGER_MS so that the
- * client can read the answer, then the connection is closed;
+ *   client can read the answer, then the connection is closed;
  * - the sweep, each second: heads that take over HEAD_MS, bodies and answers that in a window of
  *   GRACE_MS are slower than slow_body_bytes_s, and idle connections are cut. */
 

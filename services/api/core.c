@@ -11,8 +11,7 @@
 #define AGAIN_MS      2000
 #define AGAIN_STEP_MS 50
 
-/* ---- Redis
- * --------------------------------------------------------------------------------------- */
+/* ---- Redis ---- */
 
 static void redis_up(struct rconn *r, void *arg)
 {
@@ -109,8 +108,7 @@ bool core_file_parse(const char *text, struct core_file *ret)
     return sscanf(text, "%64s %32s %" SCNu64, ret->sha256, ret->md5, &ret->size) == 3;
 }
 
-/* ---- Operations
- * ---------------------------------------------------------------------------------- */
+/* ---- Operations ---- */
 
 void core_end(struct core_op *op, struct core_answer *a)
 {

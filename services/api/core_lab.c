@@ -31,8 +31,7 @@ static const struct script script_result = {
 
 static const char too_busy[] = "The server has too much to write to disk; try again";
 
-/* ---- open
- * ---------------------------------------------------------------------------------------- */
+/* ---- open ---- */
 
 static void opened(void *p, const char *status, redisReply *r, const char *why)
 {
@@ -72,8 +71,7 @@ void core_open(struct core *c, const char *tenant, const char *lab, core_done_fn
     core_script(op, &script_open, 4, argv, NULL, opened);
 }
 
-/* ---- store, and put
- * ------------------------------------------------------------------------------- */
+/* ---- store, and put ---- */
 
 /* put: what the lab has -> a worker hashes, and writes if it is another -> the lab is told. Bare
  * storing is the middle of it. */
@@ -228,8 +226,7 @@ void core_store(struct core *c, const void *data, size_t len, core_done_fn *done
         c->env.ops->timer_start(c->env.loop, 0, put_refused, p);
 }
 
-/* ---- Output
- * -------------------------------------------------------------------------------------- */
+/* ---- Output ---- */
 
 static void found_output(void *p, const char *status, redisReply *r, const char *why)
 {
@@ -260,8 +257,7 @@ void core_find_output(struct core *c, const char *tenant, const char *lab, const
     core_script(op, &script_result, 3, argv, NULL, found_output);
 }
 
-/* ---- Reading
- * ------------------------------------------------------------------------------------- */
+/* ---- Reading ---- */
 
 struct core_reader {
     struct core_op op;

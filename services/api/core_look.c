@@ -32,8 +32,7 @@ static struct core_op *op_new(struct core *c, core_done_fn *done, void *arg)
     return op;
 }
 
-/* ---- partial
- * ------------------------------------------------------------------------------------- */
+/* ---- partial ---- */
 
 static void partial_came(void *p, const char *status, redisReply *r, const char *why)
 {
@@ -64,8 +63,7 @@ void core_partial(struct core *c, const char *tenant, uint64_t id, core_done_fn 
     core_script(op_new(c, done, arg), &script_partial, 2, argv, NULL, partial_came);
 }
 
-/* ---- jobs
- * ---------------------------------------------------------------------------------------- */
+/* ---- jobs ---- */
 
 struct listing {
     struct core_op op; /* first */
@@ -171,8 +169,7 @@ void core_jobs(struct core *c, const char *tenant, bool dead, core_render_fn *re
     core_script(&l->op, &script_jobs, 3, argv, NULL, listing_came);
 }
 
-/* ---- info
- * ---------------------------------------------------------------------------------------- */
+/* ---- info ---- */
 
 static void info_came(void *p, const char *status, redisReply *r, const char *why)
 {
@@ -201,8 +198,7 @@ void core_info(struct core *c, core_done_fn *done, void *arg)
     core_script(op_new(c, done, arg), &script_info, 0, NULL, NULL, info_came);
 }
 
-/* ---- pools
- * --------------------------------------------------------------------------------------- */
+/* ---- pools ---- */
 
 static size_t take_ids(const char *text, char end, unsigned **ids, size_t ct)
 {

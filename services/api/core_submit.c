@@ -23,8 +23,7 @@ static const struct script script_reject = {
 static const char no_ids[] =
     "No job ids can be given out: no dispatcher has taken charge of this Redis yet; try again";
 
-/* ---- lookup
- * -------------------------------------------------------------------------------------- */
+/* ---- lookup ---- */
 
 struct lookup {
     struct core_op op;
@@ -86,8 +85,7 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
     free(argv);
 }
 
-/* ---- accept and reject
- * ---------------------------------------------------------------------------- */
+/* ---- accept and reject ---- */
 
 /* Kept until Redis has answered, since it may have to be asked again. */
 struct submit {

@@ -54,8 +54,7 @@ struct waits {
 
 static void wait_check(struct wait *w);
 
-/* ---- The list
- * ------------------------------------------------------------------------------------ */
+/* ---- The list ---- */
 
 static void check_all(struct waits *ws, const char *channel, const char *image)
 {
@@ -173,8 +172,7 @@ static void wait_begin(struct wait *w)
     wait_check(w);
 }
 
-/* ---- Looking
- * ------------------------------------------------------------------------------------- */
+/* ---- Looking ---- */
 
 /* After a look: true when w is to be looked at no more, and perhaps freed. */
 static bool checked(struct wait *w)
@@ -256,8 +254,7 @@ static void wait_check(struct wait *w)
         core_script(&w->check, &script_build_state, 1, argv, NULL, build_looked);
 }
 
-/* ---- prealloc
- * ------------------------------------------------------------------------------------ */
+/* ---- prealloc ---- */
 
 static struct wait *wait_new(struct core *c, enum wait_kind kind, const char *image,
                              core_done_fn *done, void *arg)
@@ -297,8 +294,7 @@ void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores
     core_script(&w->op, &script_wish_pool, 4, argv, NULL, pool_wished);
 }
 
-/* ---- build
- * --------------------------------------------------------------------------------------- */
+/* ---- build ---- */
 
 static void build_wished(void *op, const char *status, redisReply *r, const char *why)
 {

@@ -22,8 +22,7 @@ struct hloop {
     int64_t armed;            /* what the timerfd is set to */
 };
 
-/* ---- Timers
- * -------------------------------------------------------------------------------------- */
+/* ---- Timers ---- */
 
 static void alarm_set(struct hloop *l)
 {
@@ -104,8 +103,7 @@ void hloop_timer_stop(struct hloop *l, void *timer)
     free(t);
 }
 
-/* ---- hiredis on the loop
- * -------------------------------------------------------------------------- */
+/* ---- hiredis on the loop ---- */
 
 /* h2o's notify_write is one-shot and can not be taken back, so a wish that is over is a flag. */
 struct link {

@@ -1,21 +1,10 @@
 #ifndef MILONGA_API_REPLY_H
 #define MILONGA_API_REPLY_H
 
-/* Answers, and JSON written as Tango wrote it: ", " and ": " between things, \uXXXX for all that is
- * not ASCII, and "<\/" for "</". Every reply_* ends the call. */
+/* Answers. Every reply_* ends the call. */
 
-#include "base/buf.h"
 #include "services/api/call.h"
-
-/* A JSON string. Bytes that are not UTF-8 become U+FFFD. */
-void out_str(struct buf *b, const char *s, size_t len);
-void out_cstr(struct buf *b, const char *s);
-/* The key of an object's member, with its ": ". `first` says whether a ", " goes before. */
-void out_key(struct buf *b, const char *key, bool first);
-
-/* What most answers begin with: {"statusId": N, "statusMsg": "TEXT" ; the caller adds members and
- * '}'. */
-void out_status(struct buf *b, int status_id, const char *text);
+#include "services/api/out.h"
 
 /* 200 with JSON. */
 void reply_json(struct call *c, const struct buf *b);

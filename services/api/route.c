@@ -146,15 +146,18 @@ long route_decode(struct route_param p, char *out)
     size_t n = 0;
 
     for (size_t i = 0; i < p.len; i++) {
-        int hi = i + 2 < p.len && p.at[i] == '%' ? hex_value(p.at[i + 1]) : -1;
-        int lo = hi >= 0 ? hex_value(p.at[i + 2]) : -1;
+        char c = p.at[i];
 
-        if (lo >= 0) {
-            out[n++] = (char)(hi << 4 | lo);
+        if (c == '%') {
+            int hi = i + 2 < p.len ? hex_value(p.at[i + 1]) : -1;
+            int lo = hi >= 0 ? hex_value(p.at[i + 2]) : -1;
+
+            if (lo < 0)
+                return -1;
+            c = (char)(hi << 4 | lo);
             i += 2;
-        } else {
-            out[n++] = p.at[i];
         }
+        out[n++] = c;
     }
     out[n] = '\0';
     return utf8_valid(out, n) ? (long)n : -1;

@@ -24,10 +24,10 @@ enum route_method {
     ROUTE_HEAD = 8,
 };
 
-/* How much body a route takes. */
+/* How much body a route takes, never more than max_body_bytes of the configuration. */
 enum route_body {
     ROUTE_BODY_SMALL, /* ROUTE_SMALL_BYTES */
-    ROUTE_BODY_BIG,   /* max_body_bytes of the configuration */
+    ROUTE_BODY_BIG,   /* as much as the configuration allows */
 };
 #define ROUTE_SMALL_BYTES (4u << 20)
 
@@ -60,8 +60,8 @@ struct route_match {
 int route_find(const struct route *routes, size_t route_ct, const char *method, size_t method_len,
                const char *path, size_t path_len, struct route_match *ret);
 
-/* Percent-decodes once; '+' is a plus sign, and a '%' that no two hex digits follow is itself.
- * Writes at most p.len bytes and a NUL, and returns the length; -1 when that is not UTF-8. */
+/* Percent-decodes once; '+' is a plus sign. Writes at most p.len bytes and a NUL, and returns the
+ * length; -1 when a '%' has no two hex digits behind it or the result is not UTF-8. */
 long route_decode(struct route_param p, char *out);
 
 #endif

@@ -36,8 +36,7 @@ static int on_request(h2o_handler_t *self, h2o_req_t *req)
     return call_begin(loop_of(req), req);
 }
 
-/* ---- Listening
- * ----------------------------------------------------------------------------------- */
+/* ---- Listening ---- */
 
 static int listen_on(const struct addrinfo *ai)
 {
@@ -78,8 +77,7 @@ static int server_listen(const struct config *cfg, struct error *err)
                          fd == -EACCES ? " above 1023" : "");
 }
 
-/* ---- Set-up
- * -------------------------------------------------------------------------------------- */
+/* ---- Set-up ---- */
 
 /* Bodies beyond SPILL_BYTES are unlinked files there. Before any thread: h2o reads these globals.
  */
@@ -176,8 +174,7 @@ int server_start(struct server *s, struct error *err)
     return r;
 }
 
-/* ---- Running
- * ------------------------------------------------------------------------------------- */
+/* ---- Running ---- */
 
 static void loop_turn(struct loop *l, int max_ms)
 {

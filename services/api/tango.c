@@ -47,8 +47,7 @@ static bool lab_ok(struct call *c)
     return tango_name_ok(c, "courselab name", name_check_lab(c->param[1], c->param_len[1]));
 }
 
-/* ---- / and /healthz
- * ------------------------------------------------------------------------------- */
+/* ---- / and /healthz ---- */
 
 static void root(struct call *c)
 {
@@ -67,8 +66,7 @@ static void healthz(struct call *c)
     reply_bytes(c, up ? 200 : 503, "text/plain; charset=utf-8", NULL, text, strlen(text));
 }
 
-/* ---- open and upload
- * ------------------------------------------------------------------------------ */
+/* ---- open and upload ---- */
 
 static void opened(void *arg, const struct core_answer *a)
 {
@@ -130,8 +128,7 @@ static void upload(struct call *c)
              uploaded, c);
 }
 
-/* ---- poll
- * ---------------------------------------------------------------------------------------- */
+/* ---- poll ---- */
 
 static void poll_failed(struct call *c, const struct core_answer *a)
 {
@@ -153,8 +150,7 @@ static void poll(struct call *c)
         core_find_output(c->loop->core, c->tenant, c->param[1], c->param[2], poll_found, c);
 }
 
-/* ---- getPartialOutput
- * ----------------------------------------------------------------------------- */
+/* ---- getPartialOutput ---- */
 
 /* Text that is still being written may end inside a character, which then is left for the next
  * time. */
@@ -205,8 +201,7 @@ static void partial(struct call *c)
     core_partial(c->loop->core, c->tenant, id, partial_came, c);
 }
 
-/* ---- info
- * ---------------------------------------------------------------------------------------- */
+/* ---- info ---- */
 
 static void info_came(void *arg, const struct core_answer *a)
 {
@@ -243,8 +238,7 @@ static void info(struct call *c)
     core_info(c->loop->core, info_came, c);
 }
 
-/* ---- jobs
- * ---------------------------------------------------------------------------------------- */
+/* ---- jobs ---- */
 
 static void jobs_came(void *arg, const struct core_answer *a)
 {
@@ -280,8 +274,7 @@ static void jobs(struct call *c)
     }
 }
 
-/* ---- pool
- * ---------------------------------------------------------------------------------------- */
+/* ---- pool ---- */
 
 static void out_ids(struct buf *b, const char *key, const unsigned *ids, size_t ct)
 {
@@ -333,8 +326,7 @@ static void pool(struct call *c)
     core_pools(c->loop->core, pools_came, c);
 }
 
-/* ---- build
- * --------------------------------------------------------------------------------------- */
+/* ---- build ---- */
 
 static void built(void *arg, const struct core_answer *a)
 {

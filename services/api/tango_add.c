@@ -93,8 +93,7 @@ static void add_free(void *state)
     free(a);
 }
 
-/* ---- Problems
- * ------------------------------------------------------------------------------------ */
+/* ---- Problems ---- */
 
 /* A frontend cuts a line of the trace at '|', and shows it in one line. */
 static char *clean_line(char *text)
@@ -269,8 +268,7 @@ static void check(struct add *a, const struct config *cfg, const struct core_ans
         job->digests[job->digest_ct++] = xstrdup(found->digests[i]);
 }
 
-/* ---- addJob
- * -------------------------------------------------------------------------------------- */
+/* ---- addJob ---- */
 
 static void reply_job(struct call *c, uint64_t id)
 {
@@ -415,8 +413,7 @@ void tango_add_job(struct call *c)
     free(locals);
 }
 
-/* ---- prealloc
- * ------------------------------------------------------------------------------------ */
+/* ---- prealloc ---- */
 
 struct shape {
     double cores, memory;
