@@ -29,6 +29,7 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.when == "call" and report.failed:
         for value in getattr(item, "funcargs", {}).values():
+            value = getattr(value, "stack", value)
             if isinstance(value, Stack):
                 report.sections.append(("services", value.report()))
 

@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from harness.tango import Tango
+
 pytestmark = pytest.mark.fast
 
 LONG = "x" * 5000
@@ -94,11 +96,11 @@ def test_bad_field(stack, change):
 PATHS = [
     ("GET", "/open/test/..%2f..%2fescape/"), ("GET", "/open/test/%00/"), ("GET", "/open/test/-x/"),
     ("GET", "/open/test/%2e%2e/"), ("GET", f"/open/test/{LONG}/"), ("GET", "/open/test/a%0ab/"),
-    ("GET", "/open/test/%ff/"), ("GET", "/open/test/%zz/"), ("GET", "/open/test//"), ("GET", "/open//lab/"),
+    ("GET", "/open/test/%ff/"), ("GET", "/open/test//"), ("GET", "/open//lab/"),
     ("GET", "/poll/test/lab/..%2FMakefile/"), ("GET", "/poll/test/lab/%2e%2e%2fMakefile/"),
     ("GET", "/poll/test/lab/..%252FMakefile/"), ("GET", "/getPartialOutput/test/99999999999999999999999/"),
     ("GET", "/getPartialOutput/test/-1/"), ("GET", "/jobs/test/99999999999999999999/"),
-    ("POST", "/prealloc/test/autograding_image/99999999999999/"), ("POST", "/prealloc/test/--x/1/"),
+    ("POST", "/prealloc/test/null/99999999999999/"), ("POST", "/prealloc/test/--x/1/"),
     ("GET", "/" + "a/" * 3000), ("BREW", "/"), ("PUT", "/open/test/lab/"), ("GET", "/store/" + "0" * 64),
     ("PUT", "/store/" + "0" * 64),
 ]
@@ -166,7 +168,7 @@ def test_not_http(stack, text):
 
 def test_tenants_do_not_see_each_other(make_stack):
     stack = make_stack(driver="null", keys="one:k1,two:k2,two:k2new")
-    one, two, new = (type(stack.tango)(stack.ports[0], key) for key in ("k1", "k2", "k2new"))
+    one, two, new = (Tango(stack.ports[0], key, stack.image) for key in ("k1", "k2", "k2new"))
     ident, lab, output = two.submit("autograde:\n\t@true\n")
     two.wait_dead(ident)
     assert new.poll(lab, output) == two.poll(lab, output) is not None

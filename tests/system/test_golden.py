@@ -35,7 +35,7 @@ def mask(value, key=None):
         if key in ("total", "free"):
             return len(value)
         return [mask(v) for v in value]
-    if key in ("id", "jobId", "elapsed_secs", "num_threads"):
+    if key in ("id", "jobId", "elapsed_secs", "num_threads", "vmms", "reason"):
         return value if value is None else f"<{type(value).__name__}>"
     return mask_text(value) if isinstance(value, str) else value
 

@@ -20,7 +20,7 @@ QUICK = {
     "beat_ms": "200ms", "lease_ms": "2s", "leader_lease_ms": "1500ms", "retry_base_ms": "100ms",
     "callback_delay_ms": "200ms", "callback_timeout_ms": "3s", "callback_connect_timeout_ms": "1s",
     "callback_retry_cap_ms": "1s", "reap_interval_ms": "1s", "pipe_lease_ms": "3s", "pool_size": "0",
-    "redis_timeout_ms": "2s", "dup_window_ms": "0", "log_level": "debug", "slots": "4",
+    "redis_timeout_ms": "2s", "dup_window_ms": "0", "log_level": "info", "slots": "4",
     "listen_host": "127.0.0.1", "wish_wait_ms": "10s",
 }
 _count = 0
@@ -37,6 +37,7 @@ class Stack:
         global _count
         _count += 1
         need("milonga-api", "milonga-dispatcher", "milonga-vmm", "autodriver")
+        self.image = "null" if driver == "null" else image.NAME
         self.dir, self.driver = directory, driver
         self.name = f"mt{os.getpid()}x{_count}"
         self.data = directory / "data"
@@ -52,7 +53,7 @@ class Stack:
         self.apis = [self._service("api", i, port=p) for i, p in enumerate(self.ports)]
         self.dispatchers = [self._service("dispatcher", i) for i in range(dispatchers)]
         self.vmms = [self._service("vmm", i, vmm_name=f"{self.name}v{i}") for i in range(vmms)]
-        self.tangos = [Tango(p) for p in self.ports]
+        self.tangos = [Tango(p, image=self.image) for p in self.ports]
 
     def _service(self, what, number, **more):
         env = {f"MILONGA_{k.upper()}": v for k, v in {**self.settings, **more}.items()}
@@ -86,14 +87,15 @@ class Stack:
                               capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
 
-    def start(self, image_name=image.NAME):
+    def start(self):
         try:
             self.redis.start()
             for p in self.processes:
                 p.start()
             for t in self.tangos:
                 self.wait_api(t)
-            self.wait_image(image_name)
+            self.wait_image()
+            wait_for("a dispatcher in charge", lambda: self.redis.client.hexists("{milonga}:meta", "id_limit"))
         except AssertionError as e:
             report = self.report()
             self.stop_hard()
@@ -103,14 +105,14 @@ class Stack:
     def wait_api(self, tango=None):
         wait_for("api", (tango or self.tango).up, 20)
 
-    def wait_image(self, name=image.NAME, timeout=30):
+    def wait_image(self, timeout=30):
         """An image that is known is the sign of a registered vmm."""
         def known():
             dead = [p.tail() for p in self.processes if not p.running()]
             if dead:
                 pytest.fail("ended early:\n" + "\n".join(dead))
-            return self.redis.client.hexists("{milonga}:img", name)
-        wait_for(f"image {name} of a vmm", known, timeout)
+            return self.redis.client.hexists("{milonga}:img", self.image)
+        wait_for(f"image {self.image} of a vmm", known, timeout)
 
     def report(self):
         return "\n".join(p.tail() for p in [*self.processes, self.redis.process])

@@ -18,8 +18,8 @@ def unique(prefix):
 
 
 class Tango:
-    def __init__(self, port, key="test"):
-        self.port, self.key = port, key
+    def __init__(self, port, key="test", image="autograding_image"):
+        self.port, self.key, self.image = port, key, image
         self.base = f"http://127.0.0.1:{port}"
         self.http = requests.Session()
         self.http.trust_env = False
@@ -63,9 +63,9 @@ class Tango:
         data = data.encode() if isinstance(data, str) else data
         return self.ok("POST", f"/upload/{self.key}/{lab}/", data=data, headers={"Filename": name})
 
-    def body(self, output, files=("Makefile",), image="autograding_image", timeout=30, name=None, **more):
+    def body(self, output, files=("Makefile",), image=None, timeout=30, name=None, **more):
         pairs = [(f, f) if isinstance(f, str) else f for f in files]
-        return {"image": image, "files": [{"localFile": a, "destFile": b} for a, b in pairs],
+        return {"image": image or self.image, "files": [{"localFile": a, "destFile": b} for a, b in pairs],
                 "timeout": timeout, "max_kb": 0, "output_file": output, "jobName": name or output,
                 "accessKeyId": "", "accessKey": "", "disable_network": True, **more}
 
