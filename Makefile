@@ -16,6 +16,9 @@ CFLAGS   += -std=gnu11 -O2 -g -fno-common -fstack-protector-strong -fno-omit-fra
 LDFLAGS  += -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 LDLIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 MUSL_CC  ?= musl-gcc
+# Debian's own, which has the packages that tools/deps installs
+PYTHON   ?= /usr/bin/python3
+PYTHON   ?= /usr/bin/python3
 
 LIB_SRC  := $(wildcard libshared/base/*.c libshared/wire/*.c)
 SERVICES := api dispatcher vmm
@@ -98,13 +101,13 @@ check: all $(UNITS) ## unit tests
 	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
 	  [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }; echo "$(words $(UNITS)) unit test programs passed"
 system: all ## tests of the real programs on real servers, as root
-	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver python3 -m pytest -q tests/system $(PYTEST_ARGS)
+	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q tests/system $(PYTEST_ARGS)
 fuzz: $(FUZZERS) ## each fuzzer for FUZZ_SECONDS
 	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "$$f: $(FUZZ_SECONDS) s"; \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus >$$f.log 2>&1 || \
 	  { tail -60 $$f.log; exit 1; }; grep executed_units $$f.log; done
 bench: all ## ratios to the bare engines, and rates
-	MILONGA_BUILD=$(abspath $(B)) python3 tests/bench/bench.py $(BENCH_ARGS)
+	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
 lint: ## format, limits, includes, shellcheck, clang-tidy
 	BUILD=$(B) tools/lint
 format: ## rewrite all C as .clang-format says
