@@ -214,6 +214,39 @@ static void test_add_from_outside(void **state)
     finish(g);
 }
 
+/* The v2 side on hybrid machines, where that hierarchy has no controllers to limit with: all but
+ * limits. */
+static void test_v2_without_controllers(void **state)
+{
+    struct cgroup_tree v2 = {.path = tree->path, .count = 1, .mode = "v2"};
+    struct cgroup_tree *own = tree;
+    const char *mount = cgroup_tree_beside(tree);
+    struct error err = ERROR_INIT;
+    uint64_t cpu = 0;
+    struct cgroup *g;
+
+    (void)state;
+    if (mount == NULL)
+        skip();
+    v2.trees[0] = (struct cgroup_hierarchy){.mount = xstrdup(mount), .v2 = true, .base_fd = -1};
+    for (int c = 0; c < CGROUP_CONTROLLERS; c++)
+        v2.home[c] = -1; /* none to be given to groups below */
+    if (make_base(&v2, 0, &err) < 0)
+        fail_msg("%s", err.msg);
+    for (int c = 0; c < CGROUP_CPUACCT; c++)
+        v2.home[c] = 0;
+    tree = &v2;
+    g = make("bare", (struct cgroup_limits){0});
+    assert_int_equal(WEXITSTATUS(status_of(spawn_in(g, fork_many))), 97);
+    assert_int_equal(get_keyed(g->dir[0], "cpu.stat", "usage_usec", &cpu), 0);
+    assert_true(cpu > 0);
+    finish(g);
+    tree = own;
+    close(v2.trees[0].base_fd);
+    remove_base(&v2, &v2.trees[0]);
+    free(v2.trees[0].mount);
+}
+
 static void test_mountinfo_homes(void **state)
 {
     char v1[] =
@@ -241,7 +274,7 @@ int main(void)
         cmocka_unit_test(test_mountinfo_homes),     cmocka_unit_test(test_memory_limit_kills),
         cmocka_unit_test(test_pids_limit_and_kill), cmocka_unit_test(test_cpu_limit_and_usage),
         cmocka_unit_test(test_fork_bomb_is_ended),  cmocka_unit_test(test_names),
-        cmocka_unit_test(test_add_from_outside),
+        cmocka_unit_test(test_add_from_outside),    cmocka_unit_test(test_v2_without_controllers),
     };
 
     if (geteuid() != 0) {

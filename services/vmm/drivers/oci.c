@@ -36,13 +36,14 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define HOST_DIR   ".host"
-#define EMPTY_DIR  ".empty"
-#define HOSTS_FILE ".hosts"
-#define PROBE_NAME "probe-0000-oci"
-#define OWN_PIDS   8 /* crun while it starts, and the autodriver */
-#define REAP_MS    5000
-#define PROBE_MS   15000
+#define HOST_DIR      ".host"
+#define EMPTY_DIR     ".empty"
+#define HOSTS_FILE    ".hosts"
+#define PROBE_NAME    "probe-0000-oci"
+#define MEMORY_MIN_MB 16 /* crun needs about 4 while it starts */
+#define OWN_PIDS      8  /* crun while it starts, and the autodriver */
+#define REAP_MS       5000
+#define PROBE_MS      15000
 
 struct backend {
     const struct config *cfg;
@@ -469,6 +470,11 @@ static int initialize(struct backend *b, const struct machine_spec *spec, int64_
     if (bad != NULL || spec->name[0] == '.')
         return err_set(err, ERR_BUG, EINVAL, "oci: machine name \"%s\" %s", spec->name,
                        bad != NULL ? bad : "begins with a dot");
+    if (spec->shape.memory_mb > 0 && spec->shape.memory_mb < MEMORY_MIN_MB)
+        return err_set(
+            err, ERR_REFUSED, ENOMEM,
+            "oci: a memory limit of %u MB is too little to start a machine; %d MB is enough",
+            spec->shape.memory_mb, MEMORY_MIN_MB);
     m = machine_new(&driver_oci, b, spec);
     o = xcalloc(1, sizeof(*o));
     o->bundle.fd = -1;

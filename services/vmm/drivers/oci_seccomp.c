@@ -46,9 +46,7 @@ static const char *const denied[] = {
     "io_uring_enter",
     "io_uring_register",
     "lookup_dcookie",
-    "process_vm_writev",
     "process_madvise",
-    "kcmp",
     /* the machine itself */
     "kexec_load",
     "kexec_file_load",
