@@ -94,10 +94,14 @@ def test_secret_of_the_callback_is_in_no_log(stack):
         assert "SECRET" not in p.text(), p.name
 
 
-def test_request_sent_twice_is_one_job(make_stack):
-    """A frontend that did not get the answer asks again."""
+def test_request_sent_twice_is_one_job(make_stack, receiver):
+    """A frontend that did not get the answer asks again. Its callback, which has a secret in it, tells one submission
+    from another that looks the same; a job without is always a new one."""
     stack = make_stack(driver="null", dup_window_ms="10s")
-    tango = stack.tango
-    ident, lab, _ = tango.submit("autograde:\n\t@true\n", output="o", lab="twice")
-    assert tango.add(lab, "o") == ident
-    assert tango.add(lab, "another") != ident
+    tango, url = stack.tango, receiver.url + "/twice"
+    ident, lab, _ = tango.submit("autograde:\n\t@true\n", output="o", lab="twice", callback_url=url)
+    assert tango.add(lab, "o", callback_url=url) == ident
+    assert tango.add(lab, "o", callback_url=url + "?other") != ident
+    assert tango.add(lab, "o") != tango.add(lab, "o")
+    receiver.wait("/twice")
+    assert len(receiver.of("/twice")) == 1

@@ -65,10 +65,9 @@ def test_killed_and_restarted(make_stack, receiver, victim):
 
 def test_standby_takes_over(make_stack, receiver):
     stack = make_stack(driver="oci", dispatchers=2)
-    leader = stack.redis.client.hget("{milonga}:lead", "holder").decode()
+    holder = stack.redis.client.hget("{milonga}:lead", "holder").decode()
     job = Running(stack, receiver)
-    by_pid = [d for d in stack.dispatchers if str(d.pid) in leader]
-    (by_pid or stack.dispatchers)[0].kill()
+    next(d for d in stack.dispatchers if holder in d.text()).kill()
     job.check()
     entry, _ = stack.tango.run("autograde:\n\t@echo and another\n")
     assert messages(entry)[-1] == FINAL
