@@ -1,0 +1,296 @@
+"""How fast Milonga is beside what it is built on: ratios within one run, so that another machine or a busy one says the same.
+
+    make bench                       all that this machine can do
+    make bench BENCH_ARGS="oci add"  some of: oci, docker, add
+
+A figure is a median. A line ends in "ok" or "MISSED" by the goal that it names; the exit status counts the missed ones.
+"""
+
+import concurrent.futures
+import http.client
+import json
+import pathlib
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parents[1] / "system"))
+
+MAKEFILE = "all:\n\t@echo hello\n"
+missed = 0
+
+
+def report(what, value, unit, goal=None, most=True):
+    global missed
+    ok = goal is None or (value <= goal if most else value >= goal)
+    missed += not ok
+    sign = "<=" if most else ">="
+    print(f"{what:52} {value:9.2f} {unit:6}" + (f" goal {sign} {goal:g}  {'ok' if ok else 'MISSED'}" if goal else ""), flush=True)
+
+
+def median_ms(run, times):
+    run()  # caches, pages
+    took = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        run()
+        took.append((time.perf_counter() - begun) * 1000)
+    return statistics.median(took)
+
+
+# ---- jobs through the whole system
+
+
+class Client:
+    """One kept-alive connection, so that what is measured is the server."""
+
+    def __init__(self, stack):
+        self.stack = stack
+        self.conn = http.client.HTTPConnection("127.0.0.1", stack.ports[0], timeout=60)
+        self.conn.connect()
+        self.conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stack.tango.open("bench")
+        stack.tango.upload("bench", "Makefile", MAKEFILE)
+        self.count = 0
+
+    def ask(self, method, path, body=None):
+        self.conn.request(method, path, body)
+        answer = self.conn.getresponse()
+        return answer.getheader("Content-Type"), answer.read()
+
+    def add(self, **more):
+        self.count += 1
+        output = f"out{id(self)}.{self.count}"
+        _, answer = self.ask("POST", "/addJob/test/bench/", json.dumps(self.stack.tango.body(output, **more)))
+        assert b"Job added" in answer, answer
+        return output
+
+    def feedback(self, output):
+        kind, text = self.ask("GET", f"/poll/test/bench/{output}/")
+        if kind != "application/octet-stream":
+            return False
+        assert b"\nhello\n" in text, text
+        return True
+
+    def wait(self, output, pause=0.001):
+        until = time.monotonic() + 120
+        while not self.feedback(output):
+            assert time.monotonic() < until, self.stack.report()
+            time.sleep(pause)
+
+    def job(self):
+        self.wait(self.add())
+
+    def warm(self):
+        """Until a warm machine waits."""
+        until = time.monotonic() + 60
+        while not any(p["free"] for p in self.stack.tango.ok("GET", "/pool/test/")["pools"].values()):
+            assert time.monotonic() < until, self.stack.report()
+            time.sleep(0.02)
+
+    def warm_job_ms(self, times):
+        took = []
+        self.job()
+        for _ in range(times):
+            self.warm()
+            begun = time.perf_counter()
+            self.job()
+            took.append((time.perf_counter() - begun) * 1000)
+        return statistics.median(took)
+
+
+class Installation:
+    def __init__(self, **settings):
+        from harness.stack import Stack
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="mb", dir="/tmp"))
+        self.stack = Stack(self.dir, log_level="warn", **settings)
+
+    def __enter__(self):
+        self.stack.start()
+        self.stack.redis.client.config_set("appendfsync", "everysec")  # as an operator has it
+        return self.stack
+
+    def __exit__(self, *_):
+        self.stack.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+# ---- oci: beside a bare `crun run` of the same bundle
+
+
+def take_bundle(stack, to):
+    """A copy of a warm machine's bundle, whose program is the job itself."""
+    pid = str(stack.vmm.pid)
+    own = next(stack.data.glob("oci/*/*/*/config.json"), None)
+    find = ["nsenter", "-t", pid, "-m", "find", str(stack.data / "oci"), "-name", "config.json"]
+    path = pathlib.Path(own or subprocess.run(find, capture_output=True, text=True, check=True).stdout.split()[0])
+    subprocess.run(["nsenter", "-t", pid, "-m", "cp", "-a", str(path.parent), str(to)], check=False, stderr=subprocess.DEVNULL)
+    config = json.loads((to / "config.json").read_text().replace(str(path.parent), str(to)))
+    config["process"]["args"] = ["/usr/bin/make"]
+    config["process"]["cwd"] = "/tmp"
+    (to / "config.json").write_text(json.dumps(config))
+    (to / "rw" / "tmp" / "Makefile").write_text(MAKEFILE)
+
+
+def bare_crun(bundle, times):
+    """In a mount namespace of its own: crun 1.8 refuses a hybrid tree, so its v2 part is hidden as the driver does."""
+    if "/sys/fs/cgroup/unified" in pathlib.Path("/proc/mounts").read_text():
+        subprocess.run(["umount", "-l", "/sys/fs/cgroup/unified"], check=True)
+    count = iter(range(times + 1))
+
+    def run():
+        done = subprocess.run(["crun", "--root", f"{bundle}.state", "--cgroup-manager=disabled", "run", "-b", bundle,
+                               f"bench{next(count)}"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.stdout == "hello\n", done
+    print(median_ms(run, times))
+
+
+def bench_oci(times=15):
+    if not shutil.which("crun"):
+        print("oci: no crun here, left out")
+        return
+    with Installation(driver="oci", pool_size=1) as stack:
+        client = Client(stack)
+        client.job()
+        client.warm()
+        bundle = stack.data.parent / "bundle"
+        take_bundle(stack, bundle)
+        bare = float(subprocess.run(["unshare", "-m", sys.executable, str(HERE), "--bare-crun", str(bundle), str(times)],
+                                    check=True, capture_output=True, text=True).stdout)
+        warm = client.warm_job_ms(times)
+    with Installation(driver="oci", pool_size=0) as stack:
+        cold = median_ms(Client(stack).job, times)
+    report("oci: bare crun run", bare, "ms")
+    report("oci: cold job, addJob to feedback", cold, "ms")
+    report("oci: cold job / bare crun run", cold / bare, "x", 2)
+    report("oci: warm job, addJob to feedback", warm, "ms", 30)
+
+
+# ---- docker: beside the same container by bare calls of the Engine API
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("engine", timeout=120)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+def bare_container(path, image):
+    conn = UnixConnection(path)
+
+    def ask(method, url, body=None):
+        conn.request(method, url, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
+        answer = conn.getresponse()
+        data = answer.read()
+        assert answer.status < 300, (url, data)
+        return json.loads(data) if data else None
+
+    spec = {"Image": image, "Cmd": ["sh", "-c", "cat >/dev/null; echo hello"], "OpenStdin": True, "StdinOnce": True, "AttachStdin": True,
+            "AttachStdout": True, "NetworkDisabled": True, "HostConfig": {"NetworkMode": "none", "Memory": 1 << 30, "PidsLimit": 100}}
+    ident = ask("POST", "/containers/create", spec)["Id"]
+    pipe = socket.socket(socket.AF_UNIX)
+    pipe.connect(path)
+    pipe.sendall(f"POST /containers/{ident}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: e\r\n"
+                 "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
+    pipe.recv(4096)
+    ask("POST", f"/containers/{ident}/start")
+    pipe.shutdown(socket.SHUT_WR)
+    while pipe.recv(4096):
+        pass
+    ask("POST", f"/containers/{ident}/wait")
+    ask("DELETE", f"/containers/{ident}?force=1")
+    pipe.close()
+
+
+def rate(run, count, parallel):
+    with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+        begun = time.perf_counter()
+        list(pool.map(lambda _: run(), range(count)))
+        return count / (time.perf_counter() - begun)
+
+
+def bench_docker(times=7, batch=24):
+    from harness import image
+    from harness.engine import Engine
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="mbe", dir="/tmp"))
+    try:
+        engine = Engine(directory).start()
+    except BaseException as e:  # pytest's skip is not an Exception
+        if type(e).__name__ != "Skipped":
+            raise
+        print(f"docker: {e}, left out")
+        return
+    try:
+        engine.load(image.tarball())
+        path = engine.url.removeprefix("unix://")
+        bare = median_ms(lambda: bare_container(path, image.NAME), times)
+        best = max(rate(lambda: bare_container(path, image.NAME), batch, n) for n in (2, 4))
+        with Installation(driver="docker", pool_size=0, docker_url=engine.url) as stack:
+            client = Client(stack)
+            cold = median_ms(client.job, times)
+            begun = time.perf_counter()
+            for output in [client.add() for _ in range(batch)]:
+                client.wait(output, 0.02)
+            jobs = batch / (time.perf_counter() - begun)
+        with Installation(driver="docker", pool_size=1, docker_url=engine.url) as stack:
+            warm = Client(stack).warm_job_ms(times)
+    finally:
+        engine.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+    report("docker: bare create+attach+start+wait+delete", bare, "ms")
+    report("docker: cold job, addJob to feedback", cold, "ms")
+    report("docker: cold job / bare calls", cold / bare, "x", 1.15)
+    report("docker: warm job, addJob to feedback", warm, "ms", 80)
+    report("docker: best rate of bare calls", best, "1/s")
+    report("docker: rate of a batch", jobs, "1/s")
+    report("docker: rate of a batch / bare calls", jobs / best, "x", 0.85, most=False)
+
+
+# ---- addJob
+
+
+def bench_add(seconds=5, connections=64):
+    if not shutil.which("wrk"):
+        print("add: no wrk here, left out")
+        return
+    with Installation(driver="null", max_live_jobs=1000000) as stack:
+        client = Client(stack)
+        for v in stack.vmms:
+            v.stop()  # accepted jobs wait; the image stays known
+        body = json.dumps(stack.tango.body("out"))
+        script = stack.data.parent / "add.lua"
+        script.write_text(f"wrk.method = 'POST'\nwrk.body = [==[{body}]==]\n")
+        before = int(stack.redis.client.zcard("{milonga}:alive"))
+        begun = time.perf_counter()
+        out = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script,
+                              f"{stack.tango.base}/addJob/test/bench/"], capture_output=True, text=True, check=True).stdout
+        took = time.perf_counter() - begun
+        accepted = int(stack.redis.client.zcard("{milonga}:alive")) - before
+        answered = int(re.search(r"(\d+) requests in", out)[1])
+        assert "Non-2xx" not in out and accepted >= answered, (out, accepted)
+        del client
+    report(f"addJob, {connections} connections, everysec", accepted / took, "1/s", 4000, most=False)
+
+
+def main():
+    if sys.argv[1:2] == ["--bare-crun"]:
+        bare_crun(sys.argv[2], int(sys.argv[3]))
+        return 0
+    parts = {"oci": bench_oci, "docker": bench_docker, "add": bench_add}
+    for name in sys.argv[1:] or parts:
+        parts[name]()
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
