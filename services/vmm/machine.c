@@ -115,7 +115,7 @@ int machine_autodriver(const struct config *cfg, char **ret, struct error *err)
             return 0;
         }
     }
-    return err_set(err, ERR_PERMANENT, ENOENT,
-                   "no autodriver beside this program (%s) nor in ../libexec/milonga; set autodriver",
-                   self);
+    return err_set(
+        err, ERR_PERMANENT, ENOENT,
+        "no autodriver beside this program (%s) nor in ../libexec/milonga; set autodriver", self);
 }

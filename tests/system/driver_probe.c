@@ -1,14 +1,14 @@
 /* One machine by hand, without Redis and without a vmm: what a driver's tests drive.
  *
- *     driver_probe DRIVER run IMAGE [key=value ...]   one life (or runs=N), times of its steps to stderr
- *     driver_probe DRIVER images | list | health
- *     driver_probe DRIVER reap NAME                   NAME `all`: whatever list says
- *     driver_probe DRIVER import PATH NAME
+ *     driver_probe DRIVER run IMAGE [key=value ...]   one life (or runs=N), times of its steps to
+ * stderr driver_probe DRIVER images | list | health driver_probe DRIVER reap NAME NAME `all`:
+ * whatever list says driver_probe DRIVER import PATH NAME
  *
- * Keys of run: id= runs= makefile=TEXT (\n and \t are understood) kill-after=init|ready|load|go (by SIGKILL, all left
- * as it is) cancel_ms= (the cancel descriptor becomes readable so long after the start) deadline_ms=
- * timeout_ms= cores= memory= pids= disk= network=1 header=LINES digest=. The configuration is the services' own:
- * MILONGA_CONFIG and MILONGA_*. Exits 0 when the last run had a final record. */
+ * Keys of run: id= runs= makefile=TEXT (\n and \t are understood) kill-after=init|ready|load|go (by
+ * SIGKILL, all left as it is) cancel_ms= (the cancel descriptor becomes readable so long after the
+ * start) deadline_ms= timeout_ms= cores= memory= pids= disk= network=1 header=LINES digest=. The
+ * configuration is the services' own: MILONGA_CONFIG and MILONGA_*. Exits 0 when the last run had a
+ * final record. */
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -46,8 +46,8 @@ static unsigned long long number(const char *key, unsigned long long otherwise)
 
 static int fail(const char *what, const struct error *err)
 {
-    fprintf(stderr, "probe.failed step=%s class=%s code=%s msg=%s\n", what, err_class_name(err->class),
-            strerrorname_np(err->code), err->msg);
+    fprintf(stderr, "probe.failed step=%s class=%s code=%s msg=%s\n", what,
+            err_class_name(err->class), strerrorname_np(err->code), err->msg);
     return 1;
 }
 
@@ -293,8 +293,9 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     driver = argc > 2 ? driver_find(argv[1]) : NULL;
     if (!driver) {
-        fprintf(stderr, "usage: driver_probe DRIVER run IMAGE [key=value ...] | images | list | health | "
-                        "reap NAME | import PATH NAME\n");
+        fprintf(stderr,
+                "usage: driver_probe DRIVER run IMAGE [key=value ...] | images | list | health | "
+                "reap NAME | import PATH NAME\n");
         return 2;
     }
     if (config_load(getenv("MILONGA_CONFIG"), &cfg, &err) < 0)

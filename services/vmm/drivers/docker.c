@@ -13,25 +13,25 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-/* Containers of Docker's engine, or of Podman's under Docker's API: a machine is a container whose program
- * is the autodriver, lent by a read-only bind mount, and its pipe is the attached stream. Nothing is copied and
- * nothing is executed in it from outside.
+/* Containers of Docker's engine, or of Podman's under Docker's API: a machine is a container whose
+ * program is the autodriver, lent by a read-only bind mount, and its pipe is the attached stream.
+ * Nothing is copied and nothing is executed in it from outside.
  *
  *     create -> attach -> start ... -> delete
  *
- * Attached before it starts, or what it says first could be lost: an engine gives a stream to nobody when
- * nobody is there (Podman sets a created container up when it is attached to). */
+ * Attached before it starts, or what it says first could be lost: an engine gives a stream to
+ * nobody when nobody is there (Podman sets a created container up when it is attached to). */
 
 #define LABEL_DEPLOYMENT "milonga.deployment"
-#define LABEL_VMM "milonga.vmm"
-#define LABEL_MACHINE "milonga.machine"
+#define LABEL_VMM        "milonga.vmm"
+#define LABEL_MACHINE    "milonga.machine"
 
-#define OWN_PIDS 16 /* runtime and autodriver, beside the job's */
-#define MOUNT_AT "/.milonga"
-#define ASK_MS 10000    /* calls that have no deadline of their caller's */
-#define GRACE_MS 5000   /* for a create that is cancelled */
-#define GOING_MS 500    /* for an autodriver to end by itself */
-#define REMOVING_MS 3000 /* for somebody else's removal of it to end */
+#define OWN_PIDS       16 /* runtime and autodriver, beside the job's */
+#define MOUNT_AT       "/.milonga"
+#define ASK_MS         10000 /* calls that have no deadline of their caller's */
+#define GRACE_MS       5000  /* for a create that is cancelled */
+#define GOING_MS       500   /* for an autodriver to end by itself */
+#define STATE_MS       3000  /* for a container to come to a state that it is on its way to */
 #define AUTODRIVER_MAX (64 << 20)
 
 struct docker_machine {
@@ -84,8 +84,8 @@ static int write_program(const char *dir, const char *data, size_t len, struct e
     return err_set_errno(err, ERR_PERMANENT, -rc, "%s", path);
 }
 
-/* Puts the autodriver where the engine can mount it from. The folder is named by the program's digest, so
- * that a newer vmm does not change it under the machines of an older one. */
+/* Puts the autodriver where the engine can mount it from. The folder is named by the program's
+ * digest, so that a newer vmm does not change it under the machines of an older one. */
 static int lay_out(struct backend *b, struct error *err)
 {
     const struct config *cfg = b->cfg;
@@ -236,9 +236,9 @@ static int docker_health(struct backend *b, struct error *err)
 
 static json_t *ulimits(void)
 {
-    /* nproc counts all processes of a user on the whole host, machines beside this one included, so it is
-     * only there for engines that want it given; the pids limit is what holds. File sizes are left to the
-     * autodriver: a limit here would hold for its unpacking of the input, too. */
+    /* nproc counts all processes of a user on the whole host, machines beside this one included, so
+     * it is only there for engines that want it given; the pids limit is what holds. File sizes are
+     * left to the autodriver: a limit here would hold for its unpacking of the input, too. */
     return json_pack("[{s:s,s:i,s:i},{s:s,s:i,s:i},{s:s,s:i,s:i}]", "Name", "nofile", "Soft", 4096,
                      "Hard", 4096, "Name", "nproc", "Soft", 16384, "Hard", 16384, "Name", "core",
                      "Soft", 0, "Hard", 0);
@@ -246,18 +246,18 @@ static json_t *ulimits(void)
 
 static json_t *host_config(const struct backend *b, const struct machine_shape *s)
 {
-    json_t *h = json_pack(
-        "{s:[s], s:s, s:[s], s:[s,s,s,s,s,s], s:[s], s:b, s:b, s:s, s:{s:s}, s:o}", //
-        "Binds", b->bind,                                                          //
-        "NetworkMode", s->network ? "bridge" : "none",                             //
-        "CapDrop", "ALL",                                                          //
-        "CapAdd", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID", "KILL",   //
-        "SecurityOpt", "no-new-privileges",                                        //
-        "Init", 0,                                                                 //
-        "AutoRemove", 0,                                                           //
-        "IpcMode", "private",                                                      //
-        "LogConfig", "Type", "none",                                               //
-        "Ulimits", ulimits());
+    json_t *h =
+        json_pack("{s:[s], s:s, s:[s], s:[s,s,s,s,s,s], s:[s], s:b, s:b, s:s, s:{s:s}, s:o}", //
+                  "Binds", b->bind,                                                           //
+                  "NetworkMode", s->network ? "bridge" : "none",                              //
+                  "CapDrop", "ALL",                                                           //
+                  "CapAdd", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID", "KILL",    //
+                  "SecurityOpt", "no-new-privileges",                                         //
+                  "Init", 0,                                                                  //
+                  "AutoRemove", 0,                                                            //
+                  "IpcMode", "private",                                                       //
+                  "LogConfig", "Type", "none",                                                //
+                  "Ulimits", ulimits());
 
     if (s->cores_milli > 0)
         json_object_set_new(h, "NanoCpus", json_integer((json_int_t)s->cores_milli * 1000000));
@@ -293,12 +293,12 @@ static json_t *container(const struct backend *b, const struct machine_spec *spe
 
 /* ---- removing ---- */
 
-/* Another removal of the same container is under way: it is over when the container is. */
-static void await_removal(struct backend *b, const char *id, int64_t deadline)
+/* Waits, not for long, until a container is "not-running" or "removed". */
+static void await_state(struct backend *b, const char *id, const char *state, int64_t deadline)
 {
-    cleanup_free char *path = xasprintf("/containers/%s/wait?condition=removed", id);
+    cleanup_free char *path = xasprintf("/containers/%s/wait?condition=%s", id, state);
     struct engine_call c = {
-        .method = "POST", .path = path, .deadline = soon(REMOVING_MS), .cancel_fd = -1};
+        .method = "POST", .path = path, .deadline = soon(STATE_MS), .cancel_fd = -1};
     struct engine_reply r;
 
     if (c.deadline > deadline)
@@ -318,14 +318,15 @@ static int remove_container(struct backend *b, const char *id, int64_t deadline,
     if (rc < 0)
         return rc;
     if (r.status == 409)
-        await_removal(b, id, deadline);
+        await_state(b, id, "removed", deadline); /* somebody else is at it */
     else if (r.status != 204 && r.status != 200 && r.status != 404)
         rc = engine_refusal(&r, err, "delete %s", id);
     engine_reply_done(&r);
     return rc;
 }
 
-/* 1 with *ret_id when the container of that name is this vmm's, 0 when it is not or there is none. */
+/* 1 with *ret_id when the container of that name is this vmm's, 0 when it is not or there is none.
+ */
 static int is_ours(struct backend *b, const char *name, int64_t deadline, char ret_id[80],
                    struct error *err)
 {
@@ -456,9 +457,9 @@ static int create_once(struct backend *b, const struct machine_spec *spec, int64
     return rc;
 }
 
-/* A bound on the disk needs storage with quotas (overlay2 on xfs with pquota, btrfs, zfs). Without, a job
- * that asked for a bound of its own is refused; the default one gives way, said loudly once, and each
- * file's size is still bounded. */
+/* A bound on the disk needs storage with quotas (overlay2 on xfs with pquota, btrfs, zfs). Without,
+ * a job that asked for a bound of its own is refused; the default one gives way, said loudly once,
+ * and each file's size is still bounded. */
 static int without_quota(struct backend *b, const struct machine_spec *spec, struct error *err)
 {
     if (!atomic_exchange(&b->no_quota, true))
@@ -467,8 +468,9 @@ static int without_quota(struct backend *b, const struct machine_spec *spec, str
                   "on xfs mounted with pquota",
                   NULL);
     if ((int64_t)spec->shape.disk_bytes != b->cfg->job_disk_bytes)
-        return err_set(err, ERR_REFUSED, ENOTSUP,
-                       "the engine's storage cannot bound the disk; leave the job's disk limit out");
+        return err_set(
+            err, ERR_REFUSED, ENOTSUP,
+            "the engine's storage cannot bound the disk; leave the job's disk limit out");
     return 0;
 }
 
@@ -495,9 +497,10 @@ static int create(struct backend *b, const struct machine_spec *spec, int64_t de
             rc = taken ? 0 : is_ours(b, spec->name, deadline, old, err);
             taken = true;
             if (rc == 0)
-                rc = err_set(err, ERR_TEMPORARY, EEXIST,
-                             "the name %s is taken by somebody else's container; set another prefix",
-                             spec->name);
+                rc =
+                    err_set(err, ERR_TEMPORARY, EEXIST,
+                            "the name %s is taken by somebody else's container; set another prefix",
+                            spec->name);
             else if (rc > 0)
                 rc = remove_container(b, old, deadline, err);
         }
@@ -539,7 +542,8 @@ static int docker_initialize(struct backend *b, const struct machine_spec *spec,
         rc = err_set_errno(err, ERR_TEMPORARY, errno, "dup");
     if (rc < 0) {
         if (id[0])
-            remove_container(b, id, soon(ASK_MS), NULL); /* else the reaper finds it */
+            remove_container(b, id, soon(b->cfg->destroy_timeout_ms),
+                             NULL); /* or the reaper does */
         return rc;
     }
     struct docker_machine *d = xcalloc(1, sizeof(*d));
@@ -568,35 +572,8 @@ static ssize_t docker_read(struct machine *m, void *data, size_t len)
     return n == 0 ? -EAGAIN : n;
 }
 
-static bool docker_oom_killed(struct machine *m)
-{
-    struct docker_machine *d = m->priv;
-    cleanup_free char *path = xasprintf("/containers/%s/json", d->id);
-    json_t *doc = NULL;
-
-    if (m->spec.shape.memory_mb == 0 ||
-        engine_get(m->backend->engine, path, soon(ASK_MS), -1, &doc, NULL) < 0)
-        return false;
-    const json_t *state = json_object_get(doc, "State");
-    /* Podman 4 never says it, but nobody else has sent that SIGKILL before destroy. */
-    bool oom = json_is_true(json_object_get(state, "OOMKilled")) ||
-               (!json_is_true(json_object_get(state, "Running")) &&
-                json_integer_value(json_object_get(state, "ExitCode")) == 137);
-    json_decref(doc);
-    return oom;
-}
-
-/* An engine takes a second over its figures; the autodriver has told its own. */
-static int docker_usage(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)
-{
-    (void)m;
-    (void)ret_cpu_us;
-    (void)ret_peak_bytes;
-    return -ENOSYS;
-}
-
-/* An autodriver whose stdin ends goes by itself, and to remove what has ended spares the engine a kill
- * (one more start of its runtime). */
+/* An autodriver whose stdin ends goes by itself, and to remove what has ended spares the engine a
+ * kill (one more start of its runtime). */
 static void let_go(struct machine *m, int64_t deadline)
 {
     char dropped[4096];
@@ -617,6 +594,38 @@ static void let_go(struct machine *m, int64_t deadline)
                 return;
         }
     }
+}
+
+/* Docker tells it of a container that has ended, and not before: so this ends the machine. */
+static bool docker_oom_killed(struct machine *m)
+{
+    struct docker_machine *d = m->priv;
+    cleanup_free char *path = xasprintf("/containers/%s/json", d->id);
+    json_t *doc = NULL;
+
+    if (m->spec.shape.memory_mb == 0)
+        return false;
+    if (m->out_fd >= 0)
+        let_go(m, CLOCK_NEVER);
+    await_state(m->backend, d->id, "not-running", CLOCK_NEVER);
+    if (engine_get(m->backend->engine, path, soon(ASK_MS), -1, &doc, NULL) < 0)
+        return false;
+    const json_t *state = json_object_get(doc, "State");
+    /* Podman 4 never says it, but nobody else has sent that SIGKILL before destroy. */
+    bool oom = json_is_true(json_object_get(state, "OOMKilled")) ||
+               (!json_is_true(json_object_get(state, "Running")) &&
+                json_integer_value(json_object_get(state, "ExitCode")) == 137);
+    json_decref(doc);
+    return oom;
+}
+
+/* An engine takes a second over its figures; the autodriver has told its own. */
+static int docker_usage(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)
+{
+    (void)m;
+    (void)ret_cpu_us;
+    (void)ret_peak_bytes;
+    return -ENOSYS;
 }
 
 static void docker_destroy(struct machine *m, int64_t deadline)

@@ -16,13 +16,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* What is spoken is the engine's own version within these: older ones lack what we ask of a container,
- * newer ones we have not seen. */
+/* What is spoken is the engine's own version within these: older ones lack what we ask of a
+ * container, newer ones we have not seen. */
 #define API_MINOR_MIN 40
 #define API_MINOR_MAX 47
 
-#define IDLE_MAX 16 /* connections kept for later calls */
-#define REPLY_MAX (1 << 20)
+#define IDLE_MAX        16 /* connections kept for later calls */
+#define REPLY_MAX       (1 << 20)
 #define ATTACH_HEAD_MAX 4096
 
 /* A connection: curl keeps it in the multi, so both stay together. */
@@ -53,10 +53,11 @@ int engine_new(const char *url, struct engine **ret, struct error *err)
     struct sockaddr_un addr;
 
     if (strncmp(url, scheme, strlen(scheme)) != 0)
-        return err_set(err, ERR_PERMANENT, EPROTONOSUPPORT,
-                       "docker_url = %s: only unix:///path is spoken; forward the engine's socket to "
-                       "this host (ssh -L) and give its path",
-                       url);
+        return err_set(
+            err, ERR_PERMANENT, EPROTONOSUPPORT,
+            "docker_url = %s: only unix:///path is spoken; forward the engine's socket to "
+            "this host (ssh -L) and give its path",
+            url);
     const char *path = url + strlen(scheme);
     if (strlen(path) >= sizeof(addr.sun_path))
         return err_set(err, ERR_PERMANENT, ENAMETOOLONG,
@@ -278,7 +279,8 @@ int engine_call(struct engine *e, const struct engine_call *c, struct engine_rep
     struct transfer t = {.call = c};
     cleanup_free char *url = xasprintf("http://engine/v1.%u%s", e->api_minor, c->path);
     cleanup_free char *body = c->json ? json_dumps(c->json, JSON_COMPACT) : NULL;
-    const char *type = c->upload ? "Content-Type: application/x-tar" : "Content-Type: application/json";
+    const char *type =
+        c->upload ? "Content-Type: application/x-tar" : "Content-Type: application/json";
     struct curl_slist *headers = curl_slist_append(NULL, type);
 
     buf_init(&t.reply.body, c->reply_max ? c->reply_max : REPLY_MAX);
@@ -380,7 +382,8 @@ int engine_ping(struct engine *e, int64_t deadline, struct error *err)
     int rc = engine_call(e, &c, &r, err);
     if (rc < 0)
         return rc;
-    /* Asked with a version that it does not speak, a new engine says 400, and its own in the header. */
+    /* Asked with a version that it does not speak, a new engine says 400, and its own in the
+     * header. */
     if (r.status != 200 && !(r.status == 400 && r.api_minor > e->api_minor)) {
         rc = engine_refusal(&r, err, "ping");
         if (err && err->class == ERR_REFUSED)

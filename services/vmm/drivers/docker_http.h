@@ -1,9 +1,9 @@
 #ifndef MILONGA_DOCKER_HTTP_H
 #define MILONGA_DOCKER_HTTP_H
 
-/* A client of a container engine's API (Docker's, which Podman speaks too) over its unix socket. Any
- * thread may call; connections are kept and lent to one call at a time. A call blocks within its deadline and
- * until its cancel_fd becomes readable. */
+/* A client of a container engine's API (Docker's, which Podman speaks too) over its unix socket.
+ * Any thread may call; connections are kept and lent to one call at a time. A call blocks within
+ * its deadline and until its cancel_fd becomes readable. */
 
 #include "base/buf.h"
 #include "base/err.h"
@@ -43,14 +43,14 @@ struct engine_reply {
     struct buf body;
 };
 
-/* 0 whatever the status is; *ret is filled then and the caller's to engine_reply_done(). -ETIMEDOUT,
- * -ECANCELED and what else befalls a connection are ERR_TEMPORARY. */
+/* 0 whatever the status is; *ret is filled then and the caller's to engine_reply_done().
+ * -ETIMEDOUT, -ECANCELED and what else befalls a connection are ERR_TEMPORARY. */
 int engine_call(struct engine *e, const struct engine_call *c, struct engine_reply *ret,
                 struct error *err);
 void engine_reply_done(struct engine_reply *r);
 
-/* Fills *err with what the engine said of a call that failed: the class follows the status (400 and 404
- * REFUSED, the rest TEMPORARY). Returns the negative code. */
+/* Fills *err with what the engine said of a call that failed: the class follows the status (400 and
+ * 404 REFUSED, the rest TEMPORARY). Returns the negative code. */
 int engine_refusal(const struct engine_reply *r, struct error *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -61,8 +61,8 @@ int engine_get(struct engine *e, const char *path, int64_t deadline, int cancel_
 /* /_ping: settles which version of the API is spoken from now on. */
 int engine_ping(struct engine *e, int64_t deadline, struct error *err);
 
-/* Attaches to a container's stdin, stdout and stderr: *ret_fd is a non-blocking socket, to be read through
- * engine_strip(). */
+/* Attaches to a container's stdin, stdout and stderr: *ret_fd is a non-blocking socket, to be read
+ * through engine_strip(). */
 int engine_attach(struct engine *e, const char *container, int64_t deadline, int cancel_fd,
                   int *ret_fd, struct error *err);
 

@@ -12,7 +12,7 @@
 
 /* Images of an engine: under which names a job may ask for them, and taking one in. */
 
-#define ASK_MS 30000
+#define ASK_MS    30000
 #define IMPORT_MS (15 * 60 * 1000)
 
 static const char latest[] = ":latest";
@@ -64,7 +64,8 @@ int docker_images(struct backend *b, void (*each)(void *arg, const struct image_
     int rc = engine_get(b->engine, "/images/json", soon(ASK_MS), -1, &doc, err);
     if (rc < 0)
         return rc;
-    /* Tango knew images by what is behind the last '/', so that is a name too, unless it means two. */
+    /* Tango knew images by what is behind the last '/', so that is a name too, unless it means two.
+     */
     json_t *full = json_object(), *brief = json_object();
     json_array_foreach(doc, i, image)
     {
@@ -104,7 +105,8 @@ int docker_images(struct backend *b, void (*each)(void *arg, const struct image_
 
 /* ---- taking in ---- */
 
-/* An import changes nothing but what it brings: tags that were there before point where they pointed. */
+/* An import changes nothing but what it brings: tags that were there before point where they
+ * pointed. */
 struct import {
     struct backend *b;
     const char *name; /* with its tag */
@@ -164,8 +166,9 @@ static int read_answer(struct import *im, const struct buf *body, struct error *
         at += (size_t)why.position;
         const char *error = json_string_value(json_object_get(doc, "error"));
         const char *stream = json_string_value(json_object_get(doc, "stream"));
-        int rc = error ? err_set(err, ERR_REFUSED, EINVAL, "engine refuses the image: %.300s", error)
-                       : 0;
+        int rc = error
+                     ? err_set(err, ERR_REFUSED, EINVAL, "engine refuses the image: %.300s", error)
+                     : 0;
         if (stream)
             note_loaded(im, stream);
         json_decref(doc);
@@ -192,8 +195,14 @@ static int load(struct import *im, const char *path, struct error *err)
     int rc = engine_call(im->b->engine, &c, &r, err);
     if (rc < 0)
         return rc;
-    rc = r.status == 200 ? read_answer(im, &r.body, err)
-                         : engine_refusal(&r, err, "load of the image");
+    if (r.status == 200) {
+        rc = read_answer(im, &r.body, err);
+    } else {
+        /* A 500 as a rule: what an engine cannot read it takes for its own trouble. */
+        rc = engine_refusal(&r, err, "load of the image");
+        if (err)
+            err->class = ERR_REFUSED;
+    }
     engine_reply_done(&r);
     return rc;
 }
@@ -220,8 +229,9 @@ static int settle(struct import *im, struct error *err)
         json_decref(doc);
     }
     if (rc == 0 && json_object_size(ids) != 1)
-        rc = err_set(err, ERR_REFUSED, EINVAL, "the archive holds %zu images; give one that holds one",
-                     json_object_size(ids));
+        rc =
+            err_set(err, ERR_REFUSED, EINVAL,
+                    "the archive holds %zu images; give one that holds one", json_object_size(ids));
     if (rc == 0)
         im->id = json_string_value(json_object_iter_value(json_object_iter(im->refs)));
     json_decref(ids);
@@ -269,7 +279,8 @@ static bool same_name(const char *ref, const char *name)
     return false;
 }
 
-/* Takes back what the load did to names other than ours. What cannot be taken back stays as a name too many. */
+/* Takes back what the load did to names other than ours. What cannot be taken back stays as a name
+ * too many. */
 static void tidy(struct import *im)
 {
     json_t *value;
@@ -296,9 +307,13 @@ int docker_import(struct backend *b, const char *path, const char *name, struct 
     bool tagged = strchr(slash ? slash : name, ':') != NULL;
     const char *bad = name_check_image(name, strlen(name));
 
-    if (bad || strchr(name, '@'))
-        return err_set(err, ERR_REFUSED, EINVAL, "image name %.255s %s", name,
-                       bad ? bad : "holds a digest");
+    if (!bad && strchr(name, '@'))
+        bad = "holds a digest";
+    for (const char *p = name; !bad && *p && *p != ':'; p++)
+        if (*p >= 'A' && *p <= 'Z')
+            bad = "holds capitals, which engines refuse";
+    if (bad)
+        return err_set(err, ERR_REFUSED, EINVAL, "image name %.255s %s", name, bad);
     cleanup_free char *full = xasprintf("%s%s", name, tagged ? "" : latest);
     struct import im = {.b = b, .name = full, .before = json_object(), .refs = json_object()};
     pthread_mutex_lock(&b->import_lock);

@@ -14,9 +14,9 @@ struct backend {
     struct engine *engine;
     char *deployment_label; /* "milonga.deployment=D" */
     char *vmm_label;
-    char *filter;  /* of both, as a query */
-    char *bind;    /* of the folder with the autodriver, as the engine sees it */
-    atomic_bool no_quota; /* the engine's storage cannot bound a container's disk */
+    char *filter;                /* of both, as a query */
+    char *bind;                  /* of the folder with the autodriver, as the engine sees it */
+    atomic_bool no_quota;        /* the engine's storage cannot bound a container's disk */
     pthread_mutex_t import_lock; /* imports look at what was there before, so one at a time */
 };
 

@@ -12,8 +12,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Machines that are nowhere: a thread speaks the autodriver's part of the pipe and runs nothing. For tests of
- * everything above a driver, and to measure what everything above costs. It offers one image, `null`.
+/* Machines that are nowhere: a thread speaks the autodriver's part of the pipe and runs nothing.
+ * For tests of everything above a driver, and to measure what everything above costs. It offers one
+ * image, `null`.
  *
  * A job's files say how it goes, in a line anywhere among them:
  *
@@ -26,8 +27,8 @@
  *   refuse=1    it says that it cannot unpack */
 
 #define INPUT_KEPT (1 << 20) /* first bytes of the input that are searched for the line */
-#define STACK (256 << 10)
-#define PIECE 16384
+#define STACK      (256 << 10)
+#define PIECE      16384
 
 static const char greeting[] = "Hello from null\n";
 
@@ -93,9 +94,8 @@ static int hear(struct life *l, int64_t deadline, struct event *ret)
     buf_consume(&l->in, l->taken);
     l->taken = 0;
     for (;;) {
-        int rc = l->in.len > 0
-                     ? frame_peek((uint8_t *)l->in.data, l->in.len, &ret->type, &ret->len)
-                     : 0;
+        int rc =
+            l->in.len > 0 ? frame_peek((uint8_t *)l->in.data, l->in.len, &ret->type, &ret->len) : 0;
         if (rc < 0)
             return rc;
         if (rc > 0) {
@@ -246,6 +246,18 @@ static void job(struct life *l)
     tell_text(l, FRAME_FINAL, text);
 }
 
+/* The input is complete. True when the machine goes on. */
+static bool take_input(struct life *l)
+{
+    if (wish_is(l, "die", "loading"))
+        return false;
+    if (wish_is(l, "refuse", "1")) {
+        tell_text(l, FRAME_ERROR, "the job says that its input is bad");
+        return false;
+    }
+    return tell(l, FRAME_LOADED, NULL, 0) == 0;
+}
+
 /* Up to the job. True when it is to run. */
 static bool load(struct life *l)
 {
@@ -268,20 +280,15 @@ static bool load(struct life *l)
         } else if (e.type == FRAME_TAR && headed && !loaded) {
             buf_append(&l->input, e.data, e.len); /* what does not fit is not searched */
         } else if (e.type == FRAME_TAR_END && headed && !loaded) {
-            if (wish_is(l, "die", "loading"))
-                return false;
-            if (wish_is(l, "refuse", "1")) {
-                tell_text(l, FRAME_ERROR, "the job says that its input is bad");
-                return false;
-            }
-            loaded = true;
-            if (tell(l, FRAME_LOADED, NULL, 0) < 0)
+            loaded = take_input(l);
+            if (!loaded)
                 return false;
         } else if (e.type == FRAME_GO && loaded) {
             return true;
         } else if (e.type == FRAME_CANCEL) {
-            tell_text(l, FRAME_FINAL, "outcome=cancelled\nstatus=0\noutput_total=0\nhead=0\nelided=0\n"
-                                      "wall_ms=0\ncpu_ms=0\nmaxrss_kb=0\nkilled=0\n");
+            tell_text(l, FRAME_FINAL,
+                      "outcome=cancelled\nstatus=0\noutput_total=0\nhead=0\nelided=0\n"
+                      "wall_ms=0\ncpu_ms=0\nmaxrss_kb=0\nkilled=0\n");
             return false;
         } else if (e.type != FRAME_HEARTBEAT) {
             tell_text(l, FRAME_ERROR, "a frame out of turn");
@@ -301,7 +308,8 @@ static void *null_thread(void *arg)
         job(&l);
     buf_free(&l.in);
     buf_free(&l.input);
-    /* The end of the machine, which the vmm reads as the end of the pipe; the numbers stay taken until destroy. */
+    /* The end of the machine, which the vmm reads as the end of the pipe; the numbers stay taken
+     * until destroy. */
     shutdown(n->in_fd, SHUT_RDWR);
     shutdown(n->out_fd, SHUT_RDWR);
     return NULL;
