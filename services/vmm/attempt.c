@@ -383,12 +383,12 @@ static bool blame_worker(struct run *r, const struct error *err)
 
 static void judge(struct run *r, int rc, struct error *err)
 {
-    if (!r->job && err->class != ERR_TEMPORARY && !attempt_killed(r->a)) {
-        verdict_refused(err->msg, &r->result);
-        return;
-    }
     if (judge_stop(r))
         return;
+    if (!r->job) { /* another try would read the same bytes; the student did not write them */
+        verdict_gave_up(err->msg, &r->result);
+        return;
+    }
     if (err->class == ERR_REFUSED) {
         verdict_refused(err->msg, &r->result);
         return;
@@ -416,7 +416,7 @@ static void judge(struct run *r, int rc, struct error *err)
     bool charge = !r->uncharged && !blame_worker(r, err);
     if (charge && r->a->charged >= (unsigned)r->v->cfg->job_retries) {
         r->result = (struct result){.kind = RESULT_COMMIT};
-        verdict_gave_up(r->a->charged + 1, why, &r->result);
+        verdict_gave_up(why, &r->result);
     } else {
         give_back(r, charge, why);
     }

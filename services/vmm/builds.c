@@ -133,8 +133,9 @@ static bool look(struct builds *b)
     struct error err = ERROR_INIT;
     cleanup_reply redisReply *r = NULL;
     char epoch[24];
-    if (!agent_epoch(b->v->agent, epoch) || vmm_hgetall(b->v, "build", &r, &err) < 0)
-        return true; /* poked when it is registered */
+    if (!watch_knows_images(b->v->watch) || !agent_epoch(b->v->agent, epoch) ||
+        vmm_hgetall(b->v, "build", &r, &err) < 0)
+        return true; /* poked when it is registered, and when images are known */
     bool all = true;
     for (size_t i = 0; i + 1 < r->elements; i += 2)
         all = consider(b, reply_str(r, i), reply_str(r, i + 1)) && all;

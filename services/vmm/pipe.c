@@ -51,16 +51,16 @@ static int queue_frame(struct pipe *p, enum frame_type type, const void *data, u
     return 0;
 }
 
-static int flush_some(struct pipe *p, struct error *err)
+/* A write that fails is no end yet: a final record, or the reason, may be on its way to us. */
+static void flush_some(struct pipe *p)
 {
     ssize_t n = write(p->m->in_fd, p->out.data, p->out.len);
     if (n >= 0) {
         buf_consume(&p->out, (size_t)n);
-        return 0;
+    } else if (errno != EAGAIN && errno != EINTR) {
+        p->deaf = true;
+        buf_clear(&p->out);
     }
-    if (errno == EAGAIN || errno == EINTR)
-        return 0;
-    return lost(p, "does not read any more", err);
 }
 
 static int read_some(struct pipe *p, struct error *err)
@@ -85,7 +85,7 @@ static int beat(struct pipe *p, int64_t now, struct error *err)
         return 0;
     p->beat_at = now + p->beat_ms;
     /* Bytes that are still waiting are a sign of life just as good, once they are read. */
-    return p->out.len > 0 ? 0 : queue_frame(p, FRAME_HEARTBEAT, NULL, 0, err);
+    return p->out.len > 0 || p->deaf ? 0 : queue_frame(p, FRAME_HEARTBEAT, NULL, 0, err);
 }
 
 /* One turn: waits until something can be done, and does it. */
@@ -108,8 +108,8 @@ static int turn(struct pipe *p, int64_t deadline, struct error *err)
         return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
     if (fds[0].revents)
         rc = read_some(p, err);
-    if (rc == 0 && fds[1].revents)
-        rc = flush_some(p, err);
+    if (fds[1].revents)
+        flush_some(p);
     if (rc == 0 && n == 0 && clock_mono_ms() >= deadline)
         rc = err_set(err, ERR_TEMPORARY, ETIMEDOUT, "machine %s did not answer in time",
                      p->m->spec.name);
@@ -119,18 +119,17 @@ static int turn(struct pipe *p, int64_t deadline, struct error *err)
 int pipe_send(struct pipe *p, enum frame_type type, const void *data, uint32_t len,
               int64_t deadline, struct error *err)
 {
-    while (p->out.len > FRAME_HEAD) { /* a heartbeat may wait in front, a frame may not */
-        int rc = turn(p, deadline, err);
-        if (rc < 0)
-            return rc;
-    }
-    int rc = queue_frame(p, type, data, len, err);
-    if (rc < 0)
-        return rc;
-    /* Most frames fit at once: no poll for them. */
-    rc = flush_some(p, err);
-    while (rc == 0 && p->out.len > 0)
+    int rc = 0;
+    while (rc == 0 && p->out.len > FRAME_HEAD) /* a heartbeat may wait in front, a frame may not */
         rc = turn(p, deadline, err);
+    if (rc == 0)
+        rc = queue_frame(p, type, data, len, err);
+    if (rc == 0 && !p->deaf)
+        flush_some(p); /* most frames fit at once: no poll for them */
+    while (rc == 0 && p->out.len > 0 && !p->deaf)
+        rc = turn(p, deadline, err);
+    if (rc == 0 && p->deaf)
+        rc = lost(p, "does not read any more", err);
     return rc;
 }
 

@@ -25,6 +25,8 @@ struct pipe {
     struct buf in;
     size_t taken; /* bytes of `in` that the last frame given out takes up */
     struct buf out;
+    bool deaf; /* a write has failed: nobody reads any more, but what was said before that is still
+                  to be heard */
 };
 
 struct frame {

@@ -75,12 +75,11 @@ void verdict_refused(const char *why, struct result *r)
     r->counter = "runjob_errors";
 }
 
-void verdict_gave_up(unsigned tries, const char *why, struct result *r)
+void verdict_gave_up(const char *why, struct result *r)
 {
     commit(r, VERDICT_INFRASTRUCTURE, "Internal error: %s", why);
     snprintf(r->why, sizeof(r->why), "%s", why);
     r->gave_up = true;
-    (void)tries;
 }
 
 static void could_not_run(const char *reason, size_t len, const char *fallback, struct result *r)

@@ -50,8 +50,8 @@ void verdict_memory(const struct verdict_context *c, int status, struct result *
 void verdict_cancelled(struct result *ret);
 /* The backend or vmm refuses the job as it is: a limit or image that cannot be had. */
 void verdict_refused(const char *why, struct result *ret);
-/* After `tries` tries that infrastructure spoilt. */
-void verdict_gave_up(unsigned tries, const char *why, struct result *ret);
+/* Infrastructure has spoilt as many tries as there are. */
+void verdict_gave_up(const char *why, struct result *ret);
 
 /* The whole feedback. Times are wall ms; output is what the job wrote, with the gap where r says.
  */

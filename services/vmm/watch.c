@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "builds.h"
 #include "pool.h"
 #include "reaper.h"
 #include "scripts.h"
@@ -41,6 +42,7 @@ struct watch {
     bool tell;     /* Redis does not know the images as they are */
     bool tell_now; /* and may be told at once */
     struct catalogue images;
+    bool looked; /* the backend has told them at least once */
     /* health */
     bool broken;
     unsigned failures; /* makings that failed in a row */
@@ -93,12 +95,14 @@ static int look_at_images(struct watch *w, struct error *err)
     struct catalogue now = {0};
     pthread_mutex_lock(&w->asking);
     int rc = w->v->driver->images(w->v->backend, catalogue_add, &now, err);
-    bool changed = false;
+    bool changed = false, first = false;
     if (rc == 0) {
         if (now.ct > 1)
             qsort(now.list, now.ct, sizeof(*now.list), image_order);
         pthread_mutex_lock(&w->lock);
         changed = !catalogue_equal(&now, &w->images);
+        first = !w->looked;
+        w->looked = true;
         if (changed) {
             struct catalogue old = w->images;
             w->images = now;
@@ -112,6 +116,8 @@ static int look_at_images(struct watch *w, struct error *err)
     catalogue_done(&now);
     if (changed)
         pool_poke(w->v->pool, false);
+    if (first)
+        builds_poke(w->v->builds);
     return rc;
 }
 
@@ -195,6 +201,14 @@ char *watch_image(struct watch *w, const char *name)
     char *copy = found ? xstrdup(found) : NULL;
     pthread_mutex_unlock(&w->lock);
     return copy;
+}
+
+bool watch_knows_images(struct watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    bool looked = w->looked;
+    pthread_mutex_unlock(&w->lock);
+    return looked;
 }
 
 /* ---- health ---- */

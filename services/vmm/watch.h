@@ -27,6 +27,9 @@ char *watch_digest(struct watch *w, const struct job *job, bool *ret_asked);
 /* The digest of an image by name, as last seen, or NULL; the caller's to free. */
 char *watch_image(struct watch *w, const char *name);
 
+/* False until the backend has told its images for the first time; builds are poked when it has. */
+bool watch_knows_images(struct watch *w);
+
 /* A machine was made. */
 void watch_made(struct watch *w);
 /* Making or keeping one failed for `why` (not refused, not cancelled). True when it is the backend
