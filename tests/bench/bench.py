@@ -67,7 +67,7 @@ class Client:
     def add(self, **more):
         self.count += 1
         output = f"out{id(self)}.{self.count}"
-        _, answer = self.ask("POST", "/addJob/test/bench/", json.dumps(self.stack.tango.body(output, **more)))
+        _, answer = self.ask("POST", "/addJob/test/bench/", json.dumps(self.stack.tango.body(output, disable_network=False, **more)))
         assert b"Job added" in answer, answer
         return output
 
