@@ -3,7 +3,8 @@
 
 /* A job's body: what a frontend asked for, immutable once accepted; a versioned msgpack map with
  * short integer keys (docs/protocol.md, "The job body"). Keys that this version does not know are
- * skipped on reading; bodies are never re-encoded. The id is not in it: the accept script gives it. */
+ * skipped on reading; bodies are never re-encoded. The id is not in it: the accept script gives it.
+ */
 
 #include "base/buf.h"
 #include "base/digest.h"
@@ -14,16 +15,16 @@
 #include <stdint.h>
 
 #define JOB_BODY_VERSION 1
-#define JOB_BODY_MAX (256 * 1024)
-#define JOB_MAX_FILES 1024
-#define JOB_MAX_LABELS 16
-#define JOB_MAX_DIGESTS 8
+#define JOB_BODY_MAX     (256 * 1024)
+#define JOB_MAX_FILES    1024
+#define JOB_MAX_LABELS   16
+#define JOB_MAX_DIGESTS  8
 
 struct job_file {
-    char *local;  /* name in the lab */
-    char *dest;   /* name in the job's directory */
+    char *local;                 /* name in the lab */
+    char *dest;                  /* name in the job's directory */
     char sha256[SHA256_HEX + 1]; /* empty in a rejected job */
-    uint64_t size; /* bytes */
+    uint64_t size;               /* bytes */
 };
 
 /* 0 means "not given": the vmm's default applies. */
@@ -41,8 +42,8 @@ struct job {
     char *lab;
     char *name;
     char *output_file;
-    char *image;        /* as asked for */
-    char *callback_url; /* NULL when there is none */
+    char *image;                    /* as asked for */
+    char *callback_url;             /* NULL when there is none */
     char *digests[JOB_MAX_DIGESTS]; /* what `image` resolved to when it was accepted */
     size_t digest_ct;
     char *labels[JOB_MAX_LABELS]; /* sorted */
@@ -50,26 +51,26 @@ struct job {
     struct job_file *files;
     size_t file_ct;
     struct job_limits limits;
-    uint32_t timeout_s; /* wall clock, already defaulted */
-    bool network;       /* false: none at all */
-    uint8_t class;      /* 0 first; default JOB_CLASS_DEFAULT */
+    uint32_t timeout_s;  /* wall clock, already defaulted */
+    bool network;        /* false: none at all */
+    uint8_t class;       /* 0 first; default JOB_CLASS_DEFAULT */
     int64_t accepted_ms; /* wall */
 };
 
 #define JOB_CLASS_DEFAULT 4
 
-struct job *job_new(void); /* all empty but the class, which is the default */
+struct job *job_new(void);      /* all empty but the class, which is the default */
 void job_free(struct job *job); /* NULL is fine; frees what it points to */
 void job_freep(struct job **job);
 #define cleanup_job __attribute__((cleanup(job_freep)))
 
-/* Appends the encoding to out. Strings that are NULL are written as empty. 0, or -ENOSPC (at the bound of
- * `out`, over JOB_BODY_MAX, over JOB_MAX_FILES) with out as it was. */
+/* Appends the encoding to out. Strings that are NULL are written as empty. 0, or -ENOSPC (at the
+ * bound of `out`, over JOB_BODY_MAX, over JOB_MAX_FILES) with out as it was. */
 int job_encode(const struct job *job, struct buf *out);
 
 /* *ret is the caller's to job_free(). Refuses (ERR_PERMANENT, EPROTO) what is cut short, of a newer
- * major version, over JOB_BODY_MAX, has a key twice, or is of wrong kinds. Strings but the callback URL are
- * never NULL; a class that is absent is the default. */
+ * major version, over JOB_BODY_MAX, has a key twice, or is of wrong kinds. Strings but the callback
+ * URL are never NULL; a class that is absent is the default. */
 int job_decode(const void *data, size_t len, struct job **ret, struct error *err);
 
 /* A token, what fences a write: "<generation>.<attempt>". */
@@ -83,10 +84,10 @@ int job_token_parse(const char *s, size_t len, struct job_token *ret); /* 0 or -
 
 /* Verdicts; the text is what Redis, logs and APIs carry. */
 enum job_verdict {
-    VERDICT_SUCCESS,   /* the autodriver ran it to its end, whatever make returned */
-    VERDICT_FAILED,    /* the job could not be run as asked (no make, usage) */
+    VERDICT_SUCCESS, /* the autodriver ran it to its end, whatever make returned */
+    VERDICT_FAILED,  /* the job could not be run as asked (no make, usage) */
     VERDICT_TIMED_OUT,
-    VERDICT_MEMORY,    /* killed at the memory limit */
+    VERDICT_MEMORY, /* killed at the memory limit */
     VERDICT_CANCELLED,
     VERDICT_REJECTED,
     VERDICT_INFRASTRUCTURE,

@@ -2,10 +2,11 @@
 #define MILONGA_RCONN_H
 
 /* An asynchronous Redis connection that keeps itself alive: connects, authenticates, checks the
- * server, learns its run id, reconnects with backoff, loads scripts on NOSCRIPT, bounds the number of
- * commands in flight, and ends every command with a reply or NULL. Bound to one loop and one thread:
- * the loop lends itself by the table `struct rloop_ops` (libshared/wire/rpoll.h has one over poll(2),
- * services/api one over h2o's loop). SIGPIPE must be ignored or blocked there: hiredis uses write(2).
+ * server, learns its run id, reconnects with backoff, loads scripts on NOSCRIPT, bounds the number
+ * of commands in flight, and ends every command with a reply or NULL. Bound to one loop and one
+ * thread: the loop lends itself by the table `struct rloop_ops` (libshared/wire/rpoll.h has one
+ * over poll(2), services/api one over h2o's loop). SIGPIPE must be ignored or blocked there:
+ * hiredis uses write(2).
  *
  * A second rconn in `subscriber` mode takes published messages. After each (re)connect `on_up` is
  * called: whatever was published meanwhile is lost, so the owner looks at the state anew there.
@@ -36,11 +37,11 @@ struct rloop_ops {
 };
 
 struct rconn_options {
-    const char *url;    /* unix:///path[?db=N], redis://[user:pass@]host:port[/db]; host is resolved on a
-                           thread of its own, never on the loop */
-    const char *prefix; /* KEYS[1] of every script, e.g. "{milonga}" */
-    unsigned timeout_ms;   /* of a command or a greeting; a connection that does not answer is dropped,
-                              an idle one too (it is pinged) */
+    const char *url; /* unix:///path[?db=N], redis://[user:pass@]host:port[/db]; host is resolved on
+                        a thread of its own, never on the loop */
+    const char *prefix;    /* KEYS[1] of every script, e.g. "{milonga}" */
+    unsigned timeout_ms;   /* of a command or a greeting; a connection that does not answer is
+                              dropped,   an idle one too (it is pinged) */
     unsigned max_inflight; /* commands; beyond it a call ends with NULL and is not sent */
     bool subscriber;
     /* A subscriber is up when Redis has confirmed all its channels. May be NULL. */
@@ -49,8 +50,9 @@ struct rconn_options {
     void (*on_down)(struct rconn *c, const char *why, void *arg);
     void (*on_message)(struct rconn *c, const char *channel, const char *data, size_t len,
                        void *arg); /* subscriber only */
-    /* Subscriber only, may be NULL: Redis confirmed this channel, so nothing that is published there
-     * from now on is missed until the next on_down. Whoever subscribed while up reads the state here. */
+    /* Subscriber only, may be NULL: Redis confirmed this channel, so nothing that is published
+     * there from now on is missed until the next on_down. Whoever subscribed while up reads the
+     * state here. */
     void (*on_subscribed)(struct rconn *c, const char *channel, void *arg);
     void *arg;
 };
@@ -63,17 +65,19 @@ struct rconn *rconn_new(const struct rconn_options *opt, const struct rloop_ops 
 void rconn_free(struct rconn *c);
 
 bool rconn_is_up(const struct rconn *c);
-/* The 40-hex run id of the server behind this connection; "" while it is down. Scripts that give out
- * ids or tokens take it as ARGV[1] and refuse when Redis was restarted since (docs/protocol.md). */
+/* The 40-hex run id of the server behind this connection; "" while it is down. Scripts that give
+ * out ids or tokens take it as ARGV[1] and refuse when Redis was restarted since
+ * (docs/protocol.md). */
 const char *rconn_run_id(const struct rconn *c);
 
 /* Why it is down, for people; "" while it is up. */
 const char *rconn_why(const struct rconn *c);
 
 /* reply is NULL when the connection failed (whether the command was executed is then unknown), and
- * is freed after cb returns unless cb took it. cb is called exactly once per call, never from inside the
- * call. Commands are executed in the order of the calls, with one exception: what NOSCRIPT made us send
- * again (somebody flushed the scripts) comes behind what was sent meanwhile. */
+ * is freed after cb returns unless cb took it. cb is called exactly once per call, never from
+ * inside the call. Commands are executed in the order of the calls, with one exception: what
+ * NOSCRIPT made us send again (somebody flushed the scripts) comes behind what was sent meanwhile.
+ */
 typedef void rconn_reply_fn(struct rconn *c, redisReply *reply, void *arg);
 
 void rconn_eval(struct rconn *c, const struct script *s, int argc, const char *const *argv,

@@ -1,8 +1,8 @@
 #ifndef MILONGA_RESOLVE_H
 #define MILONGA_RESOLVE_H
 
-/* Looks up a host's addresses on a thread of its own, for event loops: getaddrinfo(3) may block for as
- * long as the name servers like. The owner polls from a timer. */
+/* Looks up a host's addresses on a thread of its own, for event loops: getaddrinfo(3) may block for
+ * as long as the name servers like. The owner polls from a timer. */
 
 #include <netinet/in.h>
 #include <stdbool.h>

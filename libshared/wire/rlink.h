@@ -12,7 +12,7 @@
 #include "wire/rconn.h"
 #include "wire/script.h"
 
-#define RLINK_SEND_MAX 4096
+#define RLINK_SEND_MAX       4096
 #define RLINK_SEND_BYTES_MAX (32 * 1024 * 1024)
 
 struct rlink;
@@ -33,8 +33,8 @@ struct rlink_options {
     void *arg;
 };
 
-/* Does not wait for Redis. Copies the options. Fails on a URL that is none (ERR_PERMANENT, EINVAL) and
- * when there is no thread or descriptor left (ERR_TEMPORARY). */
+/* Does not wait for Redis. Copies the options. Fails on a URL that is none (ERR_PERMANENT, EINVAL)
+ * and when there is no thread or descriptor left (ERR_TEMPORARY). */
 int rlink_start(const struct rlink_options *opt, struct rlink **ret, struct error *err);
 /* Ends calls under way with ECONNABORTED, joins the thread, frees. NULL is fine. */
 void rlink_stop(struct rlink *l);
@@ -45,9 +45,10 @@ void rlink_run_id(struct rlink *l, char out[41]);
 
 /* Runs a script and waits for its answer. Args are binary-safe; argvlen may be NULL for C strings.
  * On success *ret is the caller's to rlink_reply_free(). A Redis error reply is a failure:
- * ERR_TEMPORARY with EBUSY/ENOMEM/EROFS for BUSY, OOM, READONLY/LOADING/MISCONF/MASTERDOWN/NOREPLICAS, else ERR_BUG with EPROTO.
- * No connection, or lost while waiting: ERR_TEMPORARY with ENOTCONN resp. ECONNRESET; in the second
- * case the script may have run. */
+ * ERR_TEMPORARY with EBUSY/ENOMEM/EROFS for BUSY, OOM,
+ * READONLY/LOADING/MISCONF/MASTERDOWN/NOREPLICAS, else ERR_BUG with EPROTO. No connection, or lost
+ * while waiting: ERR_TEMPORARY with ENOTCONN resp. ECONNRESET; in the second case the script may
+ * have run. */
 int rlink_eval(struct rlink *l, const struct script *s, int argc, const char *const *argv,
                const size_t *argvlen, redisReply **ret, struct error *err);
 
@@ -55,9 +56,9 @@ int rlink_eval(struct rlink *l, const struct script *s, int argc, const char *co
 int rlink_command(struct rlink *l, int argc, const char *const *argv, const size_t *argvlen,
                   redisReply **ret, struct error *err);
 
-/* Sends and forgets (output of a job): copies the args; ordered with other calls from the same thread;
- * bounded (RLINK_SEND_MAX calls, RLINK_SEND_BYTES_MAX of args that are not answered yet), and
- * refused with -EAGAIN beyond that or while down. After 0, done is called once for certain, by
+/* Sends and forgets (output of a job): copies the args; ordered with other calls from the same
+ * thread; bounded (RLINK_SEND_MAX calls, RLINK_SEND_BYTES_MAX of args that are not answered yet),
+ * and refused with -EAGAIN beyond that or while down. After 0, done is called once for certain, by
  * rlink_stop() at the latest. done(arg, reply) is called on the link's thread,
  * reply NULL when it failed; done may be NULL. */
 int rlink_send(struct rlink *l, const struct script *s, int argc, const char *const *argv,

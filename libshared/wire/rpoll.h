@@ -1,8 +1,8 @@
 #ifndef MILONGA_RPOLL_H
 #define MILONGA_RPOLL_H
 
-/* A small loop over poll(2) for rconns, where no other loop is at hand: a few connections, timers and
- * one wake-up descriptor. One thread, except for rpoll_wake(). */
+/* A small loop over poll(2) for rconns, where no other loop is at hand: a few connections, timers
+ * and one wake-up descriptor. One thread, except for rpoll_wake(). */
 
 #include "wire/rconn.h"
 

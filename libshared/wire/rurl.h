@@ -15,8 +15,8 @@ struct rurl {
     int db;
 };
 
-/* On success *ret is the caller's to rurl_done(). Errors (ERR_PERMANENT, EINVAL) never quote the URL:
- * it holds a password. */
+/* On success *ret is the caller's to rurl_done(). Errors (ERR_PERMANENT, EINVAL) never quote the
+ * URL: it holds a password. */
 int rurl_parse(const char *url, struct rurl *ret, struct error *err);
 void rurl_done(struct rurl *u);
 

@@ -1,9 +1,9 @@
 #ifndef MILONGA_SCRIPT_H
 #define MILONGA_SCRIPT_H
 
-/* Lua scripts: each is a file of its own, one transition a file, in the lua/ directory beside the code
- * that calls it; the Makefile puts libshared/lua/prelude.lua before it and makes a C string of the
- * two (build/.../lua/<service>/<name>.inc). Defined once per script:
+/* Lua scripts: each is a file of its own, one transition a file, in the lua/ directory beside the
+ * code that calls it; the Makefile puts libshared/lua/prelude.lua before it and makes a C string of
+ * the two (build/.../lua/<service>/<name>.inc). Defined once per script:
  *
  *   SCRIPT_DEFINE(script_accept, "accept",
  *   #include "lua/api/accept.inc"

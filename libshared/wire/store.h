@@ -3,9 +3,9 @@
 
 /* The store: files by the SHA-256 of their content, written temp + fsync + rename + fsync of the
  * directory, deduplicated. One interface, two forms: `dir` (a directory on this host or a shared
- * volume) and `http` (authenticated GET/PUT by digest on an api, with a bounded cache directory), so
- * that a vmm host needs no shared disk. Every call may block on a disk or a network: never call from
- * an event loop. Safe from any thread; a file is seen whole or not at all.
+ * volume) and `http` (authenticated GET/PUT by digest on an api, with a bounded cache directory),
+ * so that a vmm host needs no shared disk. Every call may block on a disk or a network: never call
+ * from an event loop. Safe from any thread; a file is seen whole or not at all.
  *
  * A cache holds no more than cache_bytes, what was used longest ago going first, plus what is being
  * downloaded, each at most that large; a larger file is refused (EFBIG).
@@ -21,8 +21,8 @@
 
 struct store;
 
-/* `where` is a directory, or an http(s) URL with `key` and a cache directory of at most cache_bytes.
- * Makes the directories that are missing (mode 0700). */
+/* `where` is a directory, or an http(s) URL with `key` and a cache directory of at most
+ * cache_bytes. Makes the directories that are missing (mode 0700). */
 struct store_options {
     const char *where;
     const char *key;       /* http only */
@@ -54,7 +54,8 @@ int store_put(struct store *s, const void *data, size_t len, struct store_info *
 int store_get(struct store *s, const char *sha256, int *ret_fd, uint64_t *ret_size,
               struct error *err);
 
-/* 1 there, 0 not, negative when that can not be told; renews its age, so that a collector spares it for its grace. */
+/* 1 there, 0 not, negative when that can not be told; renews its age, so that a collector spares it
+ * for its grace. */
 int store_has(struct store *s, const char *sha256);
 
 /* Small records beside the blobs (id high-water mark, generation): replaced atomically and durably.
@@ -63,8 +64,9 @@ int store_has(struct store *s, const char *sha256);
 int store_meta_put(struct store *s, const char *name, const char *text, struct error *err);
 int store_meta_get(struct store *s, const char *name, char **ret, struct error *err);
 
-/* Removes blobs for which keep() says 0 and that were last used more than grace_s ago, and abandoned
- * temp files of more than a day; looks at no more than `slice` blobs a call and goes on from there at the next
+/* Removes blobs for which keep() says 0 and that were last used more than grace_s ago, and
+ * abandoned temp files of more than a day; looks at no more than `slice` blobs a call and goes on
+ * from there at the next
  * (*cursor starts as 0 and is 0 again after a full round). Returns how many went, or
  * negative. dir form only (-ENOTSUP else). */
 int store_collect(struct store *s, int (*keep)(void *arg, const char *sha256), void *arg,

@@ -1,8 +1,8 @@
 #ifndef MILONGA_STORE_IMPL_H
 #define MILONGA_STORE_IMPL_H
 
-/* Between store.c (the directory, which is the whole of the dir form and the cache of the http form),
- * store_http.c and store_collect.c. Nobody else includes it. */
+/* Between store.c (the directory, which is the whole of the dir form and the cache of the http
+ * form), store_http.c and store_collect.c. Nobody else includes it. */
 
 #include "wire/store.h"
 
@@ -15,7 +15,7 @@ struct store {
     struct store_http *http; /* NULL in the dir form */
     uint64_t cache_bytes;    /* http form: bound of the cache */
     pthread_mutex_t lock;    /* of `cached` */
-    uint64_t cached;         /* http form: bytes in the cache, about; counted anew when it is full */
+    uint64_t cached; /* http form: bytes in the cache, about; counted anew when it is full */
 };
 
 struct store_writer {
