@@ -136,7 +136,6 @@ static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct er
 {
     int fd = fcntl(listen_fd, F_DUPFD_CLOEXEC, 0);
 
-    l->server = s;
     h2o_context_init(&l->ctx, h2o_evloop_create(), &s->h2o);
     l->hloop = fd < 0 ? NULL : hloop_new(l->ctx.loop);
     if (!l->hloop)
@@ -153,6 +152,55 @@ static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct er
     return 0;
 }
 
+/* ---- Running ---- */
+
+static void loop_turn(struct loop *l, int max_ms)
+{
+    h2o_evloop_run(l->ctx.loop, max_ms);
+    conns_turn(l->conns);
+}
+
+/* How a thread tells that its loop is set up, or why not. */
+struct launch {
+    struct loop *loop;
+    int listen_fd;
+    int ret;
+    struct error err;
+    h2o_sem_t ready;
+};
+
+/* A loop is set up on its own thread: h2o's buffers remember the free list of the thread that made
+ * them. */
+static void *loop_thread(void *arg)
+{
+    struct launch *launch = arg;
+    struct loop *l = launch->loop;
+    bool good;
+
+    launch->ret = loop_setup(l->server, l, launch->listen_fd, &launch->err);
+    good = launch->ret == 0;
+    h2o_sem_post(&launch->ready); /* launch is gone from here on */
+    while (good)
+        loop_turn(l, INT32_MAX);
+    return NULL;
+}
+
+static int loop_launch(struct loop *l, int listen_fd, struct error *err)
+{
+    struct launch launch = {.loop = l, .listen_fd = listen_fd};
+    int r;
+
+    h2o_sem_init(&launch.ready, 0);
+    r = pthread_create(&l->thread, NULL, loop_thread, &launch);
+    if (r != 0)
+        return err_set_errno(err, ERR_TEMPORARY, r, "no thread for an event loop");
+    h2o_sem_wait(&launch.ready);
+    h2o_sem_destroy(&launch.ready);
+    if (launch.ret < 0 && err)
+        *err = launch.err;
+    return launch.ret;
+}
+
 int server_start(struct server *s, struct error *err)
 {
     int fd, r = spill_setup(s->cfg, err);
@@ -167,28 +215,11 @@ int server_start(struct server *s, struct error *err)
     s->loop_ct = (unsigned)s->cfg->api_threads;
     s->loops = xcalloc(s->loop_ct, sizeof(s->loops[0]));
     for (unsigned i = 0; i < s->loop_ct && r == 0; i++) {
-        s->loops[i].number = i;
-        r = loop_setup(s, &s->loops[i], fd, err);
+        s->loops[i].server = s;
+        r = i == 0 ? loop_setup(s, &s->loops[i], fd, err) : loop_launch(&s->loops[i], fd, err);
     }
     close(fd); /* each loop has its own */
     return r;
-}
-
-/* ---- Running ---- */
-
-static void loop_turn(struct loop *l, int max_ms)
-{
-    h2o_evloop_run(l->ctx.loop, max_ms);
-    conns_turn(l->conns);
-}
-
-static void *loop_thread(void *arg)
-{
-    struct loop *l = arg;
-
-    for (;;)
-        loop_turn(l, INT32_MAX);
-    return NULL;
 }
 
 static void drain(struct server *s)
@@ -225,8 +256,6 @@ int server_run(struct server *s, int signal_fd, unsigned grace_ms)
 
     signals->data = s;
     h2o_socket_read_start(signals, on_signal);
-    for (unsigned i = 1; i < s->loop_ct; i++)
-        h2o_multithread_create_thread(&s->loops[i].thread, NULL, loop_thread, &s->loops[i]);
     while (!atomic_load(&s->draining))
         loop_turn(first, INT32_MAX);
     deadline = clock_mono_ms() + grace_ms;

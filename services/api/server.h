@@ -35,7 +35,6 @@ struct conns;
 /* What belongs to one thread. */
 struct loop {
     struct server *server;
-    unsigned number;
     h2o_context_t ctx;
     struct hloop *hloop;
     struct work_gate gate;
@@ -45,7 +44,8 @@ struct loop {
     pthread_t thread;
 };
 
-/* Listens and makes the loops. On failure *err says what to do about it. */
+/* Listens and makes the loops, each but the first on a thread of its own, where it runs at once. On
+ * failure *err says what to do about it. */
 int server_start(struct server *s, struct error *err);
 
 /* Runs loop 0 on this thread and the others on threads of their own, until TERM or INT; then
