@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from harness import engine as engine_module, image  # noqa: E402
+from harness import clean, engine as engine_module, image  # noqa: E402
 from harness.receiver import Receiver  # noqa: E402
 from harness.stack import Stack  # noqa: E402
 
@@ -65,6 +65,7 @@ def make_stack(work_dir):
         except AssertionError as e:
             problems.append(f"{e}")
             stack.stop_hard()
+        clean.remove_groups(stack)
     assert not problems, "\n".join(problems)
 
 

@@ -5,13 +5,33 @@ import pathlib
 import subprocess
 
 
-def _groups(parent):
-    """Cgroups below the installation's own, in every hierarchy."""
+def tops(parent):
+    """The installation's own cgroup in every hierarchy that has it."""
     for top in ("/sys/fs/cgroup", *map(str, pathlib.Path("/sys/fs/cgroup").iterdir())):
         base = pathlib.Path(top) / parent
         if base.is_dir():
-            for d, subdirs, _ in os.walk(base):
-                yield from (f"cgroup {d}/{s}" for s in subdirs if not s.startswith("."))
+            yield base
+
+
+def _groups(stack):
+    """Cgroups of machines. A vmm that runs has one of its own above them, and takes it along when it ends."""
+    keep = any(v.running() for v in stack.vmms)
+    for base in tops(stack.name):
+        for group in filter(pathlib.Path.is_dir, base.iterdir()):
+            if not keep:
+                yield f"cgroup {group}"
+            for d, subdirs, _ in os.walk(group):
+                yield from (f"cgroup {d}/{s}" for s in subdirs)
+
+
+def remove_groups(stack):
+    """What is empty goes, so that a killed installation leaves nothing of the test's; the rest is told by leftovers()."""
+    for base in tops(stack.name):
+        for d, _, _ in os.walk(base, topdown=False):
+            try:
+                os.rmdir(d)
+            except OSError:
+                pass
 
 
 def _mounts(path):
@@ -45,7 +65,7 @@ def _files(data):
                 if name == "oci" and depth == 2:  # <deployment>/<vmm>/<machine>
                     yield from (f"bundle {d}/{s}" for s in subdirs if not s.startswith(("host", ".")))
                     subdirs.clear()
-                elif name != "oci":
+                elif name != "oci" and not d.startswith(f"{base}/autodriver-"):  # mounted into all, kept
                     yield from (f"file {d}/{f}" for f in files)
     store = data / "store" / "tmp"
     if store.is_dir():
@@ -63,5 +83,5 @@ def _containers(stack):
 
 
 def leftovers(stack):
-    return [*_groups(stack.name), *_mounts(stack.data), *_processes(stack), *_files(stack.data),
+    return [*_groups(stack), *_mounts(stack.data), *_processes(stack), *_files(stack.data),
             *_containers(stack)]
