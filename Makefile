@@ -100,7 +100,7 @@ units: $(UNITS)
 check: all $(UNITS) ## unit tests
 	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
 	  [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }; echo "$(words $(UNITS)) unit test programs passed"
-system: all ## tests of the real programs on real servers, as root
+system: all $(B)/driver_probe ## tests of the real programs on real servers, as root
 	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q tests/system $(PYTEST_ARGS)
 fuzz: $(FUZZERS) ## each fuzzer for FUZZ_SECONDS
 	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "$$f: $(FUZZ_SECONDS) s"; \

@@ -3,11 +3,12 @@
 
 /* Lua scripts: each is a file of its own, one transition a file, in the lua/ directory beside the
  * code that calls it; the Makefile puts libshared/lua/prelude.lua before it and makes a C string of
- * the two (build/.../lua/<service>/<name>.inc). Defined once per script:
+ * the two (gen/<service>/lua/<name>.inc in the build directory). Defined once per script:
  *
- *   SCRIPT_DEFINE(script_accept, "accept",
- *   #include "lua/api/accept.inc"
- *   );
+ *   const struct script script_accept = {
+ *       "accept",
+ *   #include "api/lua/accept.inc"
+ *   };
  *
  * Sent as EVALSHA; a NOSCRIPT answer falls back to EVAL, so services of different versions can live
  * on one Redis. KEYS[1] is the key prefix, always; ARGV is the script's own. */
@@ -16,8 +17,5 @@ struct script {
     const char *name;
     const char *text;
 };
-
-#define SCRIPT_DEFINE(sym, script_name, script_text)                                               \
-    static const struct script sym = {script_name, script_text}
 
 #endif
