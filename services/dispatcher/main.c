@@ -109,6 +109,17 @@ static void out_of_patience(int sig)
     _exit(0);
 }
 
+static void release(struct dispatcher *d)
+{
+    rlink_stop(d->link);
+    lead_free(d->lead);
+    duty_free(d->duty);
+    chores_free(d->chores);
+    outbox_free(d->outbox);
+    retain_free(d->retain);
+    store_close(d->store);
+}
+
 static void stop(struct dispatcher *d)
 {
     signal(SIGALRM, out_of_patience);
@@ -118,13 +129,7 @@ static void stop(struct dispatcher *d)
     duty_stop(d->duty);
     chores_stop(d->chores);
     retain_stop(d->retain);
-    rlink_stop(d->link);
-    lead_free(d->lead);
-    duty_free(d->duty);
-    chores_free(d->chores);
-    outbox_free(d->outbox);
-    retain_free(d->retain);
-    store_close(d->store);
+    release(d);
 }
 
 static int wait_for_signal(const sigset_t *set)
@@ -147,7 +152,7 @@ int main(int argc, char **argv)
     struct dispatcher d = {.cfg = cfg};
     struct error err = ERROR_INIT;
     sigset_t set;
-    int sig;
+    int sig, status = 0;
 
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
@@ -156,15 +161,17 @@ int main(int argc, char **argv)
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     curl_global_init(CURL_GLOBAL_DEFAULT);
-    if (start(&d, &err) < 0) {
+    if (start(&d, &err) == 0) {
+        log_event(LOG_INFO_, "dispatcher.started", "version", MILONGA_VERSION, NULL);
+        sig = wait_for_signal(&set);
+        log_event(LOG_INFO_, "dispatcher.stopping", "signal", LOG_NUM(sig), NULL);
+        stop(&d);
+    } else {
         fprintf(stderr, "milonga-dispatcher: %s\n", err.msg);
-        return 1;
+        release(&d);
+        status = 1;
     }
-    log_event(LOG_INFO_, "dispatcher.started", "version", MILONGA_VERSION, NULL);
-    sig = wait_for_signal(&set);
-    log_event(LOG_INFO_, "dispatcher.stopping", "signal", LOG_NUM(sig), NULL);
-    stop(&d);
     curl_global_cleanup();
     config_free(cfg);
-    return 0;
+    return status;
 }

@@ -318,14 +318,12 @@ static void transfer(struct outbox *o)
             ended(o, m->easy_handle, m->data.result);
 }
 
-static int wait_ms(struct outbox *o)
+static int wait_ms(const struct outbox *o)
 {
     int64_t at = o->look_at > o->looked + LOOK_MS ? o->look_at : o->looked + LOOK_MS;
 
     if (!lead_is_ours(o->d->lead))
         return IDLE_MS;
-    if (atomic_load(&o->news)) /* came since; its wake-up may have been taken by another wait */
-        at = o->looked + LOOK_MS;
     if (o->reports)
         return 100; /* Redis is away */
     return clock_until_ms(at);
@@ -354,15 +352,16 @@ static void *run(void *arg)
     struct outbox *o = arg;
 
     while (!atomic_load(&o->quit)) {
+        int64_t now;
+
         transfer(o);
         reports_send(o);
-        if (lead_is_ours(o->d->lead)) {
-            int64_t now = clock_mono_ms();
-            if (atomic_exchange(&o->news, false))
-                o->look_at = 0;
-            if (now >= o->look_at && now >= o->looked + LOOK_MS)
-                look(o);
-        }
+        /* Taken in any case: news that stand already wake nobody. */
+        if (atomic_exchange(&o->news, false))
+            o->look_at = 0;
+        now = clock_mono_ms();
+        if (lead_is_ours(o->d->lead) && now >= o->look_at && now >= o->looked + LOOK_MS)
+            look(o);
         curl_multi_poll(o->multi, NULL, 0, wait_ms(o), NULL);
     }
     stop(o);

@@ -190,7 +190,7 @@ class Vmm:
         return None
 
     def step(self, job, state):
-        return self.rig.eval("vmm", "step", job, self.held[job], self.now(), state)[0]
+        return self.rig.eval("vmm", "step", job, self.held[job], state)[0]
 
     def commit(self, job, sha="0" * 64, size=1, verdict="success"):
         reply = self.rig.eval("vmm", "commit", job, self.held.pop(job), self.now(), verdict, sha, size, "done")

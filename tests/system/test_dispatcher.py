@@ -1,0 +1,475 @@
+"""The dispatcher itself, with a real Redis, vmms of a few lines and a frontend that takes callbacks."""
+
+import hashlib
+import http.server
+import os
+import re
+import signal
+import threading
+import time
+
+import pytest
+
+from dispatcher_rig import DIGEST, Rig, Vmm, wait_for
+
+
+@pytest.fixture
+def rig():
+    r = Rig()
+    yield r
+    for p in r.dispatchers:
+        text = r.log(p)
+        assert "Sanitizer" not in text and "runtime error" not in text, text
+    r.close()
+
+
+@pytest.fixture
+def active(rig):
+    d = rig.dispatcher(callback_delay_ms=0)
+    wait_for(rig.led)
+    return d
+
+
+def beating(vmm):
+    """Beats until the returned event is set."""
+    stop = threading.Event()
+
+    def run():
+        while not stop.wait(0.1):
+            vmm.beat()
+    threading.Thread(target=run, daemon=True).start()
+    return stop
+
+
+def put(rig, text):
+    """Feedback into the store, as a vmm does."""
+    sha = hashlib.sha256(text).hexdigest()
+    folder = f"{rig.dir}/data/store/blobs/{sha[:2]}"
+    os.makedirs(folder, exist_ok=True)
+    with open(f"{folder}/{sha}", "wb") as f:
+        f.write(text)
+    return sha
+
+
+def feedback(rig, job):
+    sha = rig.get(f"j:{job}", "fd")
+    with open(f"{rig.dir}/data/store/blobs/{sha[:2]}/{sha}", encoding="utf-8") as f:
+        return f.read()
+
+
+# ---- assignment ----
+
+def test_a_job_goes_out_at_once(rig, active):
+    v = Vmm(rig, slots=1)
+    stop = beating(v)
+    first, second = rig.accept(), rig.accept()
+    assert v.take()[0] == first and v.take(0.3) is None
+    times = []
+    for _ in range(10):
+        t = time.monotonic()
+        v.commit(first)
+        first = v.take()[0]
+        times.append(time.monotonic() - t)
+        rig.accept()
+    assert sorted(times)[5] < 0.05, times
+    stop.set()
+    assert second
+
+
+def test_no_image_stands_in_the_way_of_another(rig, active):
+    for _ in range(50):
+        rig.accept(image="none", digests=["sha256:" + "0" * 64])
+        rig.accept(labels=["gpu"])
+    v = Vmm(rig)
+    job = rig.accept()
+    assert v.take()[0] == job and v.take(0.3) is None
+    g = Vmm(rig, "v2", slots=3, labels="gpu,big")
+    assert g.take() and g.take() and g.take()
+
+
+def test_by_digest_under_any_name(rig, active):
+    v = Vmm(rig, images={"other:name": DIGEST})
+    job = rig.accept()
+    assert v.take()[0] == job
+
+
+def test_spread_by_free_slots(rig, active):
+    a, b = Vmm(rig, "a", slots=4), Vmm(rig, "b", slots=2)
+    time.sleep(0.2)
+    for _ in range(6):
+        rig.accept()
+    wait_for(lambda: rig.redis.hlen(rig.key("vmm:a:run")) == 4 and rig.redis.hlen(rig.key("vmm:b:run")) == 2)
+    assert a and b
+
+
+def test_a_lost_vmm_gives_its_jobs_to_another(rig, active):
+    v, w = Vmm(rig, "v"), Vmm(rig, "w", images={})
+    stop = beating(w)
+    job = rig.accept()
+    token = v.take()[1]
+    w.images = {"img": DIGEST}
+    w.show_images()
+    got = w.take(3)
+    assert got[0] == job and got[1] != token
+    assert v.commit(job) == b"fenced" and w.commit(job) == b"ok"
+    stop.set()
+    assert "vmm.lost" in rig.log(active)
+
+
+def test_a_giveback_with_a_delay_comes_when_it_is_due(rig, active):
+    v = Vmm(rig)
+    stop = beating(v)
+    job = rig.accept()
+    v.take()
+    t = time.monotonic()
+    v.giveback(job, due=v.now() + 400)
+    assert v.take()[0] == job
+    assert 0.35 < time.monotonic() - t < 0.8
+    stop.set()
+
+
+# ---- jobs that no worker ends ----
+
+def test_old_jobs_end_with_feedback(rig):
+    d = rig.dispatcher(queue_max_age_s=1)
+    wait_for(rig.led)
+    job = rig.accept(name="alpha")
+    wait_for(lambda: rig.state(job) == "f")
+    text = feedback(rig, job)
+    assert re.match(r"Autograder \[.*\]: Received job alpha:%d\nAutograder \[.*\]: Internal error: " % job, text)
+    assert rig.get(f"j:{job}", "x") == "infrastructure"
+    assert rig.redis.lindex(rig.key(f"t:{job}"), -1).startswith(b"final ")
+    assert d.poll() is None
+
+
+def test_a_job_that_kills_its_workers_is_set_apart(rig, active):
+    v = Vmm(rig)
+    job, good = rig.accept(), None
+    for _ in range(3):
+        assert v.take()[0] == job
+        v.step(job, "r")
+        v.held.clear()
+        v.register()
+    wait_for(lambda: rig.state(job) == "f")
+    assert "workers were lost" in feedback(rig, job)
+    good = rig.accept()
+    assert v.take()[0] == good
+
+
+# ---- pools ----
+
+def test_pools_follow_wishes_and_use(rig):
+    rig.dispatcher(pool_size=3)
+    wait_for(rig.led)
+    a, b = Vmm(rig, "a"), Vmm(rig, "b")
+    stops = [beating(a), beating(b)]
+    rig.accept()
+    want = lambda v: rig.redis.hget(rig.key(f"vmm:{v}:want"), "img")
+    wait_for(lambda: (want("a"), want("b")) == (b"2", b"1"))
+    rig.eval("api", "wish_pool", "img", 5, 0, 0)
+    wait_for(lambda: (want("a"), want("b")) == (b"3", b"2"))
+    rig.redis.hset(rig.key("vmm:a"), "drain", 1)
+    wait_for(lambda: (want("a"), want("b")) == (None, b"5"))
+    rig.eval("api", "wish_pool", "img", 0, 0, 0)
+    wait_for(lambda: (want("a"), want("b")) == (None, None))
+    for s in stops:
+        s.set()
+
+
+# ---- the lease and restarts ----
+
+def test_takeover(rig):
+    a = rig.dispatcher()
+    wait_for(rig.led)
+    b = rig.dispatcher()
+    time.sleep(0.3)
+    holder, t = rig.get("lead", "holder"), time.monotonic()
+    a.kill()
+    wait_for(lambda: rig.get("lead", "holder") != holder)
+    assert 0.3 < time.monotonic() - t < 1.5
+    c = rig.dispatcher()
+    time.sleep(0.3)
+    holder, t = rig.get("lead", "holder"), time.monotonic()
+    b.terminate()
+    wait_for(lambda: rig.get("lead", "holder") not in ("", holder))
+    assert time.monotonic() - t < 0.4
+    assert b.wait(3) == 0 and c.poll() is None
+
+
+def test_a_paused_leader_changes_nothing(rig):
+    a = rig.dispatcher()
+    wait_for(rig.led)
+    b = rig.dispatcher()
+    time.sleep(0.3)
+    epoch = rig.get("lead", "epoch")
+    a.send_signal(signal.SIGSTOP)
+    wait_for(lambda: rig.get("lead", "epoch") != epoch)
+    holder = rig.get("lead", "holder")
+    a.send_signal(signal.SIGCONT)
+    v = Vmm(rig)
+    for _ in range(20):
+        rig.accept()
+        v.commit(v.take()[0])
+    assert rig.get("lead", "holder") == holder
+    wait_for(lambda: "lead.lost" in rig.log(a))
+    assert "job.assigned" not in rig.log(a) and b.poll() is None
+
+
+def test_a_gap_in_the_view_of_redis_starts_the_leases_afresh(rig):
+    rig.dispatcher()
+    wait_for(rig.led)
+    b = rig.dispatcher()
+    v = Vmm(rig)
+    stop = beating(v)
+    time.sleep(0.3)
+    epoch = rig.get("lead", "epoch")
+    rig.server.send_signal(signal.SIGSTOP)  # for all of them
+    time.sleep(1.2)
+    rig.server.send_signal(signal.SIGCONT)
+    time.sleep(0.4)
+    assert rig.get("lead", "epoch") == epoch and rig.get("vmm:v1", "state") == "up"
+    stop.set()
+    assert b.poll() is None
+
+
+def test_redis_restarted_empty_gives_no_id_twice(rig, active):
+    v = Vmm(rig)
+    first = rig.accept()
+    assert v.take()[1] == "1.1"
+    rig.stop_redis()
+    for name in os.listdir(rig.dir):
+        if name.startswith("appendonly"):
+            os.rename(f"{rig.dir}/{name}", f"{rig.dir}/gone")
+    rig.start_redis()
+    wait_for(rig.led)
+    second = rig.accept()
+    assert second > first + 90000
+    v = Vmm(rig)
+    assert v.take()[:2] == (second, "2.1")
+    assert active.poll() is None
+
+
+def test_redis_restarted_with_its_data_goes_on(rig, active):
+    v = Vmm(rig, slots=1)
+    running, waiting = rig.accept(), rig.accept()
+    token = v.take()[1]
+    time.sleep(1.1)  # everysec
+    v.register()  # it had been lost without beats
+    v.held.clear()
+    v.take()
+    rig.stop_redis(signal.SIGTERM)
+    rig.start_redis()
+    wait_for(rig.led)
+    v = Vmm(rig, slots=2)
+    got = [v.take(), v.take()]
+    assert {g[0] for g in got} == {running, waiting} and all(g[1].startswith("2.") for g in got) and token
+
+
+def test_ids_are_raised_before_they_run_out(rig, active):
+    limit = int(rig.get("meta", "id_limit"))
+    rig.redis.hset(rig.key("meta"), "id_next", limit - 1)
+    rig.accept()
+    wait_for(lambda: int(rig.get("meta", "id_limit")) > limit)
+    with open(f"{rig.dir}/data/store/meta/ids", encoding="utf-8") as f:
+        assert f.read().split() == ["1", rig.get("meta", "id_limit")]
+
+
+def test_flushed_while_running(rig, active):
+    rig.accept()
+    rig.redis.flushall()
+    wait_for(rig.led)
+    assert rig.accept() > 90000 and active.poll() is None
+
+
+def test_term_is_quick_while_redis_hangs(rig, active):
+    rig.server.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    t = time.monotonic()
+    active.terminate()
+    assert active.wait(10) == 0
+    assert time.monotonic() - t < 6
+    rig.server.send_signal(signal.SIGCONT)
+
+
+def test_a_store_behind_http_is_refused_with_a_sentence(rig):
+    d = rig.dispatcher(store="http://127.0.0.1:1", store_key="secret-secret-secret")
+    assert d.wait(5) == 1
+    assert "needs the directory itself" in rig.log(d)
+
+
+# ---- callbacks ----
+
+class Frontend(http.server.ThreadingHTTPServer):
+    """Answers with what `script` says, one a request, then 204; keeps what came."""
+
+    def __init__(self):
+        front = self
+        self.got, self.script, self.redirect = [], [], None
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                front.got.append((time.time(), self.command, self.path, self.headers, body))
+                answer = front.script.pop(0) if front.script else (204, {})
+                if answer == "drop":
+                    self.connection.close()
+                    self.close_connection = True
+                    return
+                if answer == "hang":
+                    time.sleep(3)
+                    self.close_connection = True
+                    return
+                self.send_response(answer[0])
+                for k, val in answer[1].items():
+                    self.send_header(k, val)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_POST = do_GET = handle_any
+
+            def log_message(self, *args):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def front():
+    f = Frontend()
+    yield f
+    f.shutdown()
+    f.server_close()
+
+
+def deliver(rig, url, text=b"Autograder: hello\n", output="dir/a@b.txt"):
+    """A job that ends with this feedback."""
+    v = Vmm(rig)
+    job = rig.accept(callback=url, output=output)
+    v.take()
+    v.commit(job, sha=put(rig, text), size=len(text))
+    return job
+
+
+def delivered(rig, job):
+    return rig.redis.zscore(rig.key("outbox"), job) is None
+
+
+def test_callback_form(rig, active, front):
+    text = b"Autograder: h\xc3\xa9llo \xff\xc0\x80\xed\xa0\x80\xe2\x82A\n{\"scores\": {}}"
+    job = deliver(rig, front.url + "/done?dave=SECRET&submission_id=7", text)
+    wait_for(lambda: delivered(rig, job))
+    (_, method, path, headers, body), = front.got
+    assert (method, path) == ("POST", "/done?dave=SECRET&submission_id=7")
+    kind, boundary = headers["Content-Type"].split("; boundary=")
+    assert kind == "multipart/form-data" and re.fullmatch("[0-9a-f]{32}", boundary)
+    assert headers["Filename"] == "out.txt" and headers["Expect"] is None
+    assert headers["User-Agent"].startswith("Milonga/")
+    assert body == (b"--" + boundary.encode() + b"\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\""
+                    b"\r\n\r\n" + text.decode("utf-8", "ignore").encode() + b"\r\n--" + boundary.encode() + b"--\r\n")
+    assert rig.get("stats", "callbacks_sent") == "1"
+    assert "SECRET" not in rig.log(active)
+
+
+def test_callback_not_before_its_delay(rig, front):
+    rig.dispatcher(callback_delay_ms=700)
+    wait_for(rig.led)
+    job = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, job))
+    assert 0.7 <= front.got[0][0] - int(rig.get(f"j:{job}", "at")) / 1000 < 1.3
+
+
+@pytest.mark.parametrize("answer", ["drop", (500, {}), (503, {"Retry-After": "2"}), (429, {}), "hang"])
+def test_callback_is_tried_again(rig, front, answer):
+    rig.dispatcher(callback_delay_ms=0, callback_retry_cap_ms=1000, callback_timeout_ms=500,
+                   callback_connect_timeout_ms=500)
+    wait_for(rig.led)
+    front.script = [answer]
+    job = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, job), 8)
+    assert len(front.got) == 2 and front.got[0][4].split(b"\r\n")[1:-2] == front.got[1][4].split(b"\r\n")[1:-2]
+    wait = front.got[1][0] - front.got[0][0]
+    assert wait >= (2 if isinstance(answer, tuple) and answer[1] else 0.4)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_callback_redirected_stays_a_post(rig, active, front, status):
+    front.script = [(status, {"Location": "/there"})]
+    job = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, job))
+    assert [(g[1], g[2]) for g in front.got] == [("POST", "/"), ("POST", "/there")]
+    assert front.got[0][4] == front.got[1][4]
+
+
+def test_callback_redirects_are_bounded(rig, active, front):
+    front.script = [(307, {"Location": "/x"})] * 50
+    job = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, job))
+    assert len(front.got) == 11 and rig.get("stats", "callbacks_failed") == "1"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "gopher://127.0.0.1/", "nonsense", "http://"])
+def test_callback_urls_that_are_none(rig, active, url):
+    job = deliver(rig, url)
+    wait_for(lambda: delivered(rig, job))
+    assert rig.get("stats", "callbacks_failed") == "1"
+
+
+def test_callback_redirected_to_a_file_is_not_followed(rig, active, front):
+    front.script = [(302, {"Location": "file:///etc/passwd"})]
+    job = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, job))
+    assert rig.get("stats", "callbacks_failed") == "1" and len(front.got) == 1
+
+
+def test_callback_refused_is_final(rig, active, front):
+    front.script = [(404, {})]
+    job = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, job))
+    assert len(front.got) == 1 and rig.get("stats", "callbacks_failed") == "1"
+    assert "callback.failed" in rig.log(active)
+
+
+def test_callback_given_up_after_so_many_tries(rig, front):
+    d = rig.dispatcher(callback_delay_ms=0, callback_retry_cap_ms=1000, callback_max_tries=2)
+    wait_for(rig.led)
+    front.script = [(500, {})] * 9
+    job = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, job))
+    assert len(front.got) == 2 and "callback.given_up" in rig.log(d)
+
+
+def test_callback_survives_the_dispatcher(rig, front):
+    a = rig.dispatcher(callback_delay_ms=0)
+    wait_for(rig.led)
+    front.script = ["hang"]
+    job = deliver(rig, front.url)
+    wait_for(lambda: front.got)
+    a.terminate()  # gives it back
+    assert a.wait(4) == 0
+    assert not delivered(rig, job)
+    rig.dispatcher(callback_delay_ms=0)
+    wait_for(lambda: delivered(rig, job), 8)
+    assert len(front.got) == 2
+
+
+def test_callback_waits_for_redis_to_say_that_it_was_sent(rig, active, front):
+    front.script = ["hang"]
+    rig_url = front.url
+    job = deliver(rig, rig_url)
+    wait_for(lambda: front.got)
+    assert not delivered(rig, job)
+    wait_for(lambda: delivered(rig, job), 8)
+
+
+def test_slow_frontend_does_not_hold_up_others(rig, active, front):
+    front.script = ["hang"]
+    slow = deliver(rig, front.url)
+    wait_for(lambda: front.got)
+    fast = deliver(rig, front.url)
+    wait_for(lambda: delivered(rig, fast), 1.5)
+    assert slow
