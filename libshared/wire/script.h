@@ -18,4 +18,8 @@ struct script {
     const char *text;
 };
 
+/* For a text that is written in place. */
+#define SCRIPT_DEFINE(sym, script_name, script_text)                                               \
+    static const struct script sym = {script_name, script_text}
+
 #endif
