@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-static const unsigned char none[32];
+static const unsigned char zeros[32];
 
 void keepset_init(struct keepset *k)
 {
@@ -37,7 +37,7 @@ static bool from_hex(const char *hex, size_t len, unsigned char raw[32])
             return false;
         raw[i] = (unsigned char)(high << 4 | low);
     }
-    return memcmp(raw, none, 32) != 0;
+    return memcmp(raw, zeros, 32) != 0;
 }
 
 /* Digests are spread evenly as they are. Where it is, or the free slot where it belongs. */
@@ -47,7 +47,7 @@ static size_t find(const struct keepset *k, const unsigned char raw[32])
 
     memcpy(&at, raw, sizeof(at));
     for (at &= k->cap - 1;; at = (at + 1) & (k->cap - 1))
-        if (memcmp(k->slots[at], raw, 32) == 0 || memcmp(k->slots[at], none, 32) == 0)
+        if (memcmp(k->slots[at], raw, 32) == 0 || memcmp(k->slots[at], zeros, 32) == 0)
             return at;
 }
 
@@ -57,7 +57,7 @@ static void grow(struct keepset *k)
 
     bigger.slots = xcalloc(bigger.cap, sizeof(*bigger.slots));
     for (size_t i = 0; i < k->cap; i++)
-        if (memcmp(k->slots[i], none, 32) != 0)
+        if (memcmp(k->slots[i], zeros, 32) != 0)
             memcpy(bigger.slots[find(&bigger, k->slots[i])], k->slots[i], 32);
     free(k->slots);
     *k = bigger;
@@ -73,7 +73,7 @@ void keepset_add(struct keepset *k, const char *hex, size_t len)
     if (k->ct * 4 >= k->cap * 3)
         grow(k);
     at = find(k, raw);
-    if (memcmp(k->slots[at], none, 32) != 0)
+    if (memcmp(k->slots[at], zeros, 32) != 0)
         return;
     memcpy(k->slots[at], raw, 32);
     k->ct++;
@@ -83,5 +83,5 @@ bool keepset_has(const struct keepset *k, const char *hex, size_t len)
 {
     unsigned char raw[32];
 
-    return k->cap > 0 && from_hex(hex, len, raw) && memcmp(k->slots[find(k, raw)], none, 32) != 0;
+    return k->cap > 0 && from_hex(hex, len, raw) && memcmp(k->slots[find(k, raw)], zeros, 32) != 0;
 }
