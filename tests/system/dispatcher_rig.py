@@ -76,7 +76,7 @@ class Rig:
         self.stop_redis()
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def dispatcher(self, **config):
+    def dispatcher(self, env_more=(), **config):
         env = dict(os.environ, MILONGA_REDIS_URL="unix://" + self.sock, MILONGA_REDIS_PREFIX=PREFIX,
                    MILONGA_DATA_DIR=self.dir + "/data", MILONGA_KEYS="main:secret",
                    MILONGA_LOG_LEVEL=os.environ.get("RIG_LOG", "info"))
@@ -85,6 +85,7 @@ class Rig:
         for key, value in {"beat_ms": 100, "lease_ms": 600, "leader_lease_ms": 500, **self.config,
                            **config}.items():
             env["MILONGA_" + key.upper()] = str(value)
+        env.update(env_more)
         os.makedirs(self.dir + "/data", exist_ok=True)
         build = os.environ.get("BUILD", "build")
         binary = os.path.join(ROOT, build, "milonga-dispatcher")

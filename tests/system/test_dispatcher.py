@@ -4,7 +4,10 @@ import hashlib
 import http.server
 import os
 import re
+import shutil
 import signal
+import ssl
+import subprocess
 import threading
 import time
 
@@ -473,3 +476,57 @@ def test_slow_frontend_does_not_hold_up_others(rig, active, front):
     fast = deliver(rig, front.url)
     wait_for(lambda: delivered(rig, fast), 1.5)
     assert slow
+
+
+def test_callback_by_a_proxy_of_the_environment(rig, front):
+    rig.dispatcher(env_more={"http_proxy": front.url}, callback_delay_ms=0)
+    wait_for(rig.led)
+    job = deliver(rig, "http://autolab.invalid/done?dave=x")
+    wait_for(lambda: delivered(rig, job))
+    assert front.got[0][2] == "http://autolab.invalid/done?dave=x" and front.got[0][1] == "POST"
+
+
+@pytest.fixture
+def secure(front):
+    """The frontend behind a certificate that nobody has signed."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    rig_dir = "/tmp/milonga-cert-%d" % os.getpid()
+    os.makedirs(rig_dir, exist_ok=True)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost", "-keyout", rig_dir + "/key", "-out", rig_dir + "/cert"],
+                   check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(rig_dir + "/cert", rig_dir + "/key")
+    front.socket = context.wrap_socket(front.socket, server_side=True)
+    front.cert = rig_dir + "/cert"
+    yield front
+    shutil.rmtree(rig_dir)
+
+
+@pytest.mark.parametrize("how", ["none", "exempt", "trusted"])
+def test_callback_tls_is_verified_unless_the_host_is_exempt(rig, secure, how):
+    more = {"none": {}, "exempt": {"callback_insecure_hosts": "other.example,LOCALHOST"},
+            "trusted": {"callback_ca_file": secure.cert}}[how]
+    d = rig.dispatcher(callback_delay_ms=0, **more)
+    wait_for(rig.led)
+    job = deliver(rig, secure.url.replace("http://127.0.0.1", "https://localhost"))
+    if how == "none":
+        wait_for(lambda: rig.get(f"ob:{job}", "last"))
+        assert not secure.got and "certificate" in rig.get(f"ob:{job}", "last")
+        assert "callback.retry" in rig.log(d)
+    else:
+        wait_for(lambda: delivered(rig, job))
+        assert len(secure.got) == 1
+
+
+def test_an_exempt_host_does_not_exempt_where_it_redirects_to(rig, secure):
+    exempt = Frontend()
+    rig.dispatcher(callback_delay_ms=0, callback_insecure_hosts="127.0.0.1")
+    wait_for(rig.led)
+    exempt.script = [(307, {"Location": secure.url.replace("http://127.0.0.1", "https://localhost")})]
+    job = deliver(rig, exempt.url)
+    wait_for(lambda: rig.get(f"ob:{job}", "last"))
+    assert not secure.got
+    exempt.shutdown()
+    exempt.server_close()

@@ -75,7 +75,7 @@ static void test_pools(void **state)
 static void test_generation(void **state)
 {
     struct generation g;
-    int64_t a, b;
+    int64_t a = 0, b = 0;
 
     (void)state;
     assert_int_equal(generation_new(0, 0, 0, 0, 100, &g), 0);
