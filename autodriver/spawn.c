@@ -51,11 +51,14 @@ static void apply_limits(const struct job_limits *limits)
 
 static void reset_signals(void)
 {
-    struct sigaction action = {.sa_handler = SIG_DFL};
+    /* the kernel's own form, all zero: default, no flags, no mask; musl's sigaction refuses 32 to
+     * 34, which a careless caller may have left ignored */
+    static const unsigned long action[8];
     sigset_t none;
 
     for (int sig = 1; sig < NSIG; sig++)
-        sigaction(sig, &action, NULL); /* fails for KILL and STOP, which have no handler anyway */
+        syscall(SYS_rt_sigaction, sig, action, NULL,
+                _NSIG / 8); /* fails for KILL and STOP, which have no handler anyway */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }

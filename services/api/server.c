@@ -180,9 +180,10 @@ static void *loop_thread(void *arg)
     launch->ret = loop_setup(l->server, l, launch->listen_fd, &launch->err);
     good = launch->ret == 0;
     h2o_sem_post(&launch->ready); /* launch is gone from here on */
-    while (good)
+    if (!good)
+        return NULL;
+    for (;;)
         loop_turn(l, INT32_MAX);
-    return NULL;
 }
 
 static int loop_launch(struct loop *l, int listen_fd, struct error *err)

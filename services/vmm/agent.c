@@ -55,6 +55,7 @@ struct agent {
     unsigned register_tries;
 
     char broken[AGENT_WHY_MAX]; /* "" when the backend works */
+    bool drain_untold;          /* Redis could not be told of the last change */
     pthread_mutex_t telling;    /* one drain script at a time, so that the last wish is told last */
 };
 
@@ -292,7 +293,13 @@ static void *agent_main(void *arg)
         int64_t now = clock_mono_ms();
         check_lease(a);
         if (a->up && now >= a->beat_next_ms && !a->beat_sent) {
-            if (a->registered) {
+            if (a->registered && a->drain_untold) {
+                pthread_mutex_unlock(&a->lock);
+                tell_drain(a);
+                pthread_mutex_lock(&a->lock);
+                if (a->up && a->registered)
+                    send_beat(a);
+            } else if (a->registered) {
                 send_beat(a);
             } else {
                 pthread_mutex_unlock(&a->lock);
@@ -323,13 +330,18 @@ static void tell_drain(struct agent *a)
     snprintf(why, sizeof(why), "%s", a->draining ? "stopping" : a->broken);
     memcpy(epoch, a->epoch, sizeof(epoch));
     bool ready = a->registered && a->up;
+    a->drain_untold = a->registered && !ready;
     pthread_mutex_unlock(&a->lock);
     if (ready) {
         struct error err = ERROR_INIT;
         const char *argv[] = {a->v->name, epoch, why[0] ? "1" : "0", why};
         cleanup_reply redisReply *r = NULL;
-        if (rlink_eval(a->v->link, &script_drain, 4, argv, NULL, &r, &err) < 0)
+        if (rlink_eval(a->v->link, &script_drain, 4, argv, NULL, &r, &err) < 0) {
             log_event(LOG_WARN_, "drain.not_told", "reason", err.msg, NULL);
+            pthread_mutex_lock(&a->lock);
+            a->drain_untold = true; /* told before the next beat */
+            pthread_mutex_unlock(&a->lock);
+        }
     }
     pthread_mutex_unlock(&a->telling);
 }

@@ -3,16 +3,17 @@
 
 /* A machine is a byte pipe to an autodriver, whatever the backend. A driver is one C file with one
  * exported `struct driver`; drivers/registry.c lists them. A driver makes machines, lends their
- * pipe, destroys them, and can tell which machines of ours exist. Everything that runs over the pipe
- * (copyIn, run, copyOut) is written once, in attempt.c.
+ * pipe, destroys them, and can tell which machines of ours exist. Everything that runs over the
+ * pipe (copyIn, run, copyOut) is written once, in attempt.c.
  *
- * Threads: every slot and the pool keeper call from their own threads at the same time; a machine is
- * used by one thread at a time. Functions read top to bottom and block, within a monotonic deadline
- * and until `cancel_fd` (an eventfd, -1 for none) becomes readable: then they return
+ * Threads: every slot and the pool keeper call from their own threads at the same time; a machine
+ * is used by one thread at a time. Functions read top to bottom and block, within a monotonic
+ * deadline and until `cancel_fd` (an eventfd, -1 for none) becomes readable: then they return
  * ERR_TEMPORARY/ECANCELED with nothing left behind.
  *
- * Errors: TEMPORARY is the backend's trouble (retried, not charged to the student), REFUSED the job's (an
- * image that is not there, a limit that cannot be had: never run weaker), PERMANENT needs an operator. */
+ * Errors: TEMPORARY is the backend's trouble (retried, not charged to the student), REFUSED the
+ * job's (an image that is not there, a limit that cannot be had: never run weaker), PERMANENT needs
+ * an operator. */
 
 #include "base/config.h"
 #include "base/err.h"
@@ -23,14 +24,14 @@
 
 struct backend; /* a driver's own state, one a vmm */
 
-/* What a machine is to be like. A warm machine is made before its job is known, from the defaults, and fits
- * a job only if machine_shape_equal(). 0 in a limit: none given by anyone. */
+/* What a machine is to be like. A warm machine is made before its job is known, from the defaults,
+ * and fits a job only if machine_shape_equal(). 0 in a limit: none given by anyone. */
 struct machine_shape {
     char *image;  /* name, for messages */
     char *digest; /* what runs */
     uint32_t cores_milli;
     uint32_t memory_mb;
-    uint32_t pids;       /* of the job; the driver adds room for its own */
+    uint32_t pids;        /* of the job; the driver adds room for its own */
     uint64_t fsize_bytes; /* set by the autodriver from its header, too */
     uint64_t disk_bytes;
     bool network;
@@ -46,11 +47,11 @@ struct machine {
     const struct driver *driver;
     struct backend *backend;
     struct machine_spec spec; /* shape deep-copied */
-    int in_fd;   /* write frames here (blocking or not: callers poll first); -1 when closed */
-    int out_fd;  /* poll this for reading, then call driver->read */
-    bool ready;  /* READY was read */
+    int in_fd;       /* write frames here (blocking or not: callers poll first); -1 when closed */
+    int out_fd;      /* poll this for reading, then call driver->read */
+    bool ready;      /* READY was read */
     int64_t made_ms; /* mono */
-    void *priv;  /* driver's */
+    void *priv;      /* driver's */
 };
 
 struct image_entry {
@@ -60,35 +61,42 @@ struct image_entry {
 
 struct driver {
     const char *name;
-    /* Reads what it needs from cfg (lives as long as the backend). Makes its directories; checks that each
-     * isolation layer can be had and refuses with the remedy if not. */
+    /* Its machines have no network but the loopback whatever a job asks for, so the wish makes no
+     * difference to their shape. */
+    bool loopback_only;
+    /* Reads what it needs from cfg (lives as long as the backend). Makes its directories; checks
+     * that each isolation layer can be had and refuses with the remedy if not. */
     int (*open)(const struct config *cfg, struct backend **ret, struct error *err);
     void (*close)(struct backend *b);
     /* 0 while the backend can make machines. */
     int (*health)(struct backend *b, struct error *err);
     /* Calls each() for every name of every image. */
-    int (*images)(struct backend *b, void (*each)(void *arg, const struct image_entry *e), void *arg,
-                  struct error *err);
+    int (*images)(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
+                  void *arg, struct error *err);
     /* initialize + wait: creates and starts; on return the pipe is open and the autodriver is
-     * starting (its READY comes over the pipe). On failure nothing is left (or the reaper gets it by
-     * name). */
-    int (*initialize)(struct backend *b, const struct machine_spec *spec, int64_t deadline, int cancel_fd,
-                      struct machine **ret, struct error *err);
-    /* As read(2) on what the autodriver wrote; the driver takes its backend's own framing off. 0 is the end of
-     * the machine. -EAGAIN when only framing came. Negative errno. */
+     * starting (its READY comes over the pipe). On failure nothing is left (or the reaper gets it
+     * by name). */
+    int (*initialize)(struct backend *b, const struct machine_spec *spec, int64_t deadline,
+                      int cancel_fd, struct machine **ret, struct error *err);
+    /* As read(2) on what the autodriver wrote; the driver takes its backend's own framing off. 0 is
+     * the end of the machine. -EAGAIN when only framing came. Negative errno. */
     ssize_t (*read)(struct machine *m, void *data, size_t len);
     /* Ends and removes all of it, whatever state it is in, and frees m. Bounded by deadline; what
-     * could not be removed is the reaper's. Sets *ret_oom (may be NULL) when the machine hit its memory limit. */
+     * could not be removed is the reaper's. Sets *ret_oom (may be NULL) when the machine hit its
+     * memory limit. */
     void (*destroy)(struct machine *m, int64_t deadline);
     /* True when the memory limit of the machine was hit. Before destroy. */
     bool (*oom_killed)(struct machine *m);
     /* CPU time and peak memory, where it can be had; before destroy. 0 or negative. */
     int (*usage)(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes);
-    /* Every machine of this deployment and this vmm that exists at the backend, also of earlier lives. */
-    int (*list)(struct backend *b, void (*each)(void *arg, const char *name), void *arg, struct error *err);
+    /* Every machine of this deployment and this vmm that exists at the backend, also of earlier
+     * lives. */
+    int (*list)(struct backend *b, void (*each)(void *arg, const char *name), void *arg,
+                struct error *err);
     /* Removes one of them by name; an unknown name is no error. */
     int (*reap)(struct backend *b, const char *name, struct error *err);
-    /* Takes a `docker save` archive (path) into the backend under `name` (":latest" where it matters). NULL: not offered. */
+    /* Takes a `docker save` archive (path) into the backend under `name` (":latest" where it
+     * matters). NULL: not offered. */
     int (*import)(struct backend *b, const char *path, const char *name, struct error *err);
 };
 
@@ -99,20 +107,22 @@ extern const struct driver driver_oci;
 /* drivers/registry.c; NULL when there is none of that name. */
 const struct driver *driver_find(const char *name);
 
-/* "PREFIX-ID-NAME" as Tango's instanceName (spec/tango 4.1), NAME being the image's with what a container
- * name cannot hold made '_'. */
+/* "PREFIX-ID-NAME" as Tango's instanceName (spec/tango 4.1), NAME being the image's with what a
+ * container name cannot hold made '_'. */
 void machine_name(char out[160], const char *prefix, uint32_t id, const char *image);
 
 bool machine_shape_equal(const struct machine_shape *a, const struct machine_shape *b);
 void machine_shape_copy(struct machine_shape *to, const struct machine_shape *from);
 void machine_shape_done(struct machine_shape *s);
 
-/* Allocates a machine with the spec copied and fds -1; for drivers. machine_free() closes the fds and frees, not priv. */
-struct machine *machine_new(const struct driver *d, struct backend *b, const struct machine_spec *spec);
+/* Allocates a machine with the spec copied and fds -1; for drivers. machine_free() closes the fds
+ * and frees, not priv. */
+struct machine *machine_new(const struct driver *d, struct backend *b,
+                            const struct machine_spec *spec);
 void machine_free(struct machine *m);
 
-/* Where the static autodriver lies: cfg->autodriver, else beside the running program, else in ../libexec/milonga.
- * *ret is the caller's to free(). */
+/* Where the static autodriver lies: cfg->autodriver, else beside the running program, else in
+ * ../libexec/milonga. *ret is the caller's to free(). */
 int machine_autodriver(const struct config *cfg, char **ret, struct error *err);
 
 #endif

@@ -15,7 +15,7 @@ struct machine_shape vmm_default_shape(const struct vmm *v, char *image, char *d
         .pids = (uint32_t)c->job_pids,
         .fsize_bytes = (uint64_t)c->job_fsize_bytes,
         .disk_bytes = (uint64_t)c->job_disk_bytes,
-        .network = true,
+        .network = !v->driver->loopback_only,
     };
 }
 

@@ -252,7 +252,9 @@ def test_redis_restarted_empty_gives_no_id_twice(rig, active):
     second = rig.accept()
     assert second > first + 90000
     v = Vmm(rig)
-    assert v.take()[:2] == (second, "2.1")
+    got, token = v.take()[:2]
+    # a generation may be skipped: the store's record is written first, and the server may be another by then
+    assert got == second and int(token.split(".")[0]) > 1 and token.endswith(".1")
     assert active.poll() is None
 
 

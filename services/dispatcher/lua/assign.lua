@@ -5,6 +5,8 @@
 if not leads(ARGV[1]) then return {'deposed'} end
 local m = call('HMGET', P .. 'meta', 'run_id', 'gen')
 if m[1] ~= ARGV[2] or not m[2] then return {'stale'} end
+-- meta as this very server was initialised: after a restart that lost its last second, tokens wait for a new generation
+if string.match(call('INFO', 'server'), 'run_id:(%x+)') ~= m[1] then return {'stale'} end
 local now, gen = ARGV[3], m[2]
 local reply = {'ok'}
 

@@ -603,6 +603,7 @@ static int reap(struct backend *b, const char *name, struct error *err)
 
 const struct driver driver_oci = {
     .name = "oci",
+    .loopback_only = true,
     .open = oci_open,
     .close = oci_close,
     .health = health,
