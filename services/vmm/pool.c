@@ -19,6 +19,7 @@
 #define AGE_MAX_MS   (10 * 60 * 1000)
 #define WISHES_MS    5000 /* for a `w` that got lost */
 #define REPORT_MS    100  /* at most so often */
+#define REST_MS      50   /* after a taking: the job that took it has the processors first */
 #define HOLD_BASE_MS 1000
 #define HOLD_CAP_MS  60000
 #define IMAGES_MAX   256
@@ -44,6 +45,8 @@ struct pool {
     pthread_mutex_t lock; /* guards the following */
     struct warm *warm;    /* oldest first */
     size_t warm_ct;
+    int64_t rest_until; /* mono; no making before it */
+    bool rested;        /* since the last making: takings that go on do not put it off again */
     bool read_wishes;
     bool stopping;
 
@@ -75,6 +78,9 @@ struct machine *pool_take(struct pool *p, const struct machine_shape *shape)
             continue;
         m = (*at)->m;
         detach(p, at);
+        if (!p->rested)
+            p->rest_until = clock_mono_ms() + REST_MS;
+        p->rested = true;
         break;
     }
     pthread_mutex_unlock(&p->lock);
@@ -234,8 +240,8 @@ static int make(struct pool *p, struct wish *w, struct error *err)
     return 0;
 }
 
-/* The image whose share of its wish is least; NULL when nothing is to be made now. Sets *ret_next
- * to when a held one may be tried again. */
+/* The image whose share of its wish is least; NULL when nothing is to be made now. Lowers *ret_next
+ * to when one may be. */
 static struct wish *neediest(struct pool *p, int64_t *ret_next)
 {
     struct wish *best = NULL;
@@ -243,6 +249,10 @@ static struct wish *neediest(struct pool *p, int64_t *ret_next)
     int64_t now = clock_mono_ms();
     pthread_mutex_lock(&p->lock);
     bool room = p->warm_ct < (size_t)p->v->cfg->warm_max && !p->stopping;
+    if (room && p->rest_until > now) {
+        room = false;
+        *ret_next = p->rest_until < *ret_next ? p->rest_until : *ret_next;
+    }
     for (size_t i = 0; room && i < p->wish_ct; i++) {
         struct wish *w = &p->wishes[i];
         unsigned have = count_locked(p, w->image);
@@ -256,6 +266,8 @@ static struct wish *neediest(struct pool *p, int64_t *ret_next)
             best_have = have;
         }
     }
+    if (best)
+        p->rested = false;
     pthread_mutex_unlock(&p->lock);
     return best;
 }
