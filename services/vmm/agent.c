@@ -158,8 +158,6 @@ static int call_register(struct agent *a, char epoch[24], struct error *err)
     return 0;
 }
 
-static void tell_drain(struct agent *a);
-
 static void do_register(struct agent *a)
 {
     struct error err = ERROR_INIT;
@@ -189,7 +187,7 @@ static void do_register(struct agent *a)
     }
     log_event(LOG_INFO_, "vmm.registered", "vmm", a->v->name, "epoch", epoch, NULL);
     if (special)
-        tell_drain(a);
+        agent_tell_drain(a);
     watch_poke(a->v->watch, true);
     pool_poke(a->v->pool, true);
     builds_poke(a->v->builds);
@@ -295,7 +293,7 @@ static void *agent_main(void *arg)
         if (a->up && now >= a->beat_next_ms && !a->beat_sent) {
             if (a->registered && a->drain_untold) {
                 pthread_mutex_unlock(&a->lock);
-                tell_drain(a);
+                agent_tell_drain(a);
                 pthread_mutex_lock(&a->lock);
                 if (a->up && a->registered)
                     send_beat(a);
@@ -321,8 +319,7 @@ static void *agent_main(void *arg)
 
 /* ---- draining ---- */
 
-/* Tells Redis whether this vmm takes jobs, and why not. */
-static void tell_drain(struct agent *a)
+void agent_tell_drain(struct agent *a)
 {
     pthread_mutex_lock(&a->telling);
     pthread_mutex_lock(&a->lock);
@@ -351,7 +348,7 @@ void agent_drain(struct agent *a)
     pthread_mutex_lock(&a->lock);
     a->draining = true;
     pthread_mutex_unlock(&a->lock);
-    tell_drain(a);
+    agent_tell_drain(a);
     pthread_mutex_lock(&a->lock);
     a->drain_told_ms = clock_mono_ms();
     a->beat_next_ms = 0;
@@ -364,7 +361,6 @@ void agent_set_broken(struct agent *a, const char *why)
     pthread_mutex_lock(&a->lock);
     snprintf(a->broken, sizeof(a->broken), "%s", why ? why : "");
     pthread_mutex_unlock(&a->lock);
-    tell_drain(a);
 }
 
 /* With Redis out of sight nothing more can come in, either. */

@@ -32,9 +32,12 @@ int agent_idle_fd(const struct agent *a);
 /* Takes nothing at all from now on; what runs is stopped and given back uncharged. */
 void agent_leave(struct agent *a);
 
-/* The backend takes no jobs, because ...; NULL: it does again. Told to Redis by the time this
- * returns, if Redis is in sight. */
+/* The backend takes no jobs, because ...; NULL: it does again. Never blocks, and Redis is told by:
+ */
 void agent_set_broken(struct agent *a, const char *why);
+/* Tells Redis whether this vmm takes jobs, and why not, as it is now; by the time this returns, if
+ * Redis is in sight. */
+void agent_tell_drain(struct agent *a);
 
 /* An attempt has ended and Redis knows. */
 void agent_done(struct agent *a, struct attempt *x);

@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "copyin.h"
 #include "fleet.h"
+#include "health.h"
 #include "output.h"
 #include "pipe.h"
 #include "pool.h"
@@ -41,6 +42,7 @@ enum stage { STAGE_BEFORE, STAGE_MAKE, STAGE_WAIT, STAGE_COPYIN, STAGE_RUN };
 struct run {
     struct attempt *a;
     struct vmm *v;
+    char who[HEALTH_WHO_MAX]; /* for health */
     struct job *job;
     struct machine_shape shape; /* image borrowed from the job, digest owned */
     struct machine *m;
@@ -48,6 +50,7 @@ struct run {
     bool piped;
     enum stage stage;
     bool uncharged; /* what went wrong is the worker's own trouble */
+    bool absent;    /* the image was there when the job came, and is not now */
     uint32_t timeout_s;
     uint64_t output_bytes;
     struct output out;
@@ -136,9 +139,18 @@ static int resolve(struct run *r, struct error *err)
     r->shape.digest = watch_digest(r->v->watch, r->job, &asked);
     if (r->shape.digest)
         return 0;
+    r->uncharged = true;
     if (!asked)
         return err_set(err, ERR_TEMPORARY, EAGAIN, "the backend does not tell its images");
-    return err_set(err, ERR_REFUSED, ENOENT, "image %s is not there any more", r->job->image);
+    r->absent = true;
+    return err_set(err, ERR_TEMPORARY, ENOENT, "no image");
+}
+
+/* Another worker may have it; when none has, the dispatcher says so. */
+static bool went_meanwhile(struct run *r, const struct error *err)
+{
+    return r->stage == STAGE_MAKE && err->class == ERR_REFUSED && err->code == ENOENT &&
+           !watch_has(r->v->watch, r->shape.digest);
 }
 
 static void tell_machine(struct run *r)
@@ -170,6 +182,8 @@ static int make_machine(struct run *r, struct error *err)
     r->stage = STAGE_WAIT;
     rc = pipe_ready(r->m, clock_mono_ms() + v->cfg->wait_timeout_ms, r->a->stop_fd, err);
     r->steps.wait_vm = rc < 0 ? -1 : 0;
+    if (rc == 0)
+        health_made(v->health, r->who, r->job->image);
     return rc;
 }
 
@@ -181,13 +195,17 @@ static int prepare(struct run *r, struct error *err)
     output_init(&r->out, r->a, r->output_bytes, (uint64_t)r->v->cfg->watch_bytes);
     if (attempt_killed(r->a))
         return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
-    if (!watch_healthy(r->v->watch)) {
+    if (!health_ok(r->v->health)) {
         r->uncharged = true;
         return err_set(err, ERR_TEMPORARY, EAGAIN, "the backend of %s is out of order", r->v->name);
     }
     trace_send(r->a, "p");
-    if ((rc = resolve(r, err)) < 0 || (rc = copyin_prefetch(r->v->store, r->job, err)) < 0)
+    if ((rc = resolve(r, err)) < 0)
         return rc;
+    if ((rc = copyin_prefetch(r->v->store, r->job, err)) < 0) {
+        r->uncharged = err->class == ERR_TEMPORARY; /* a store that is away comes back */
+        return rc;
+    }
     r->m = pool_take(r->v->pool, &r->shape);
     if (r->m) {
         r->steps.wait_vm = 0;
@@ -195,7 +213,6 @@ static int prepare(struct run *r, struct error *err)
     } else if ((rc = make_machine(r, err)) < 0) {
         return rc;
     }
-    watch_made(r->v->watch);
     trace_add(r->a, "ready", "%s", "");
     trace_send(r->a, NULL);
     return 0;
@@ -335,7 +352,7 @@ static void last_words(struct run *r, struct error *err)
 static void give_back(struct run *r, bool charge, const char *why)
 {
     r->result = (struct result){.kind = RESULT_GIVEBACK, .charge = charge};
-    snprintf(r->result.why, sizeof(r->result.why), "%s", why);
+    snprintf(r->result.why, sizeof(r->result.why), "%.399s", why);
 }
 
 /* True when the attempt was stopped and the result says so. */
@@ -377,8 +394,8 @@ static const char *counter_of(const struct run *r)
 static bool blame_worker(struct run *r, const struct error *err)
 {
     if (r->stage == STAGE_MAKE || r->stage == STAGE_WAIT)
-        return watch_failed(r->v->watch, err);
-    return r->stage > STAGE_WAIT && err->code == EPIPE && watch_lost_machine(r->v->watch);
+        return !health_failed(r->v->health, r->who, r->job->image, err);
+    return r->stage > STAGE_WAIT && err->code == EPIPE && health_lost_machine(r->v->health);
 }
 
 static void judge(struct run *r, int rc, struct error *err)
@@ -387,6 +404,13 @@ static void judge(struct run *r, int rc, struct error *err)
         return;
     if (!r->job) { /* another try would read the same bytes; the student did not write them */
         verdict_gave_up(err->msg, &r->result);
+        return;
+    }
+    if (r->absent || went_meanwhile(r, err)) {
+        watch_tell_images(r->v->watch); /* or it would come here again */
+        give_back(r, false, "");
+        snprintf(r->result.why, sizeof(r->result.why), "image %.200s is not on worker %s any more",
+                 r->job->image, r->v->name);
         return;
     }
     if (err->class == ERR_REFUSED) {
@@ -482,6 +506,7 @@ void attempt_run(struct attempt *a)
         .steps = {FEEDBACK_NO_STATUS, FEEDBACK_NO_STATUS, FEEDBACK_NO_STATUS, FEEDBACK_NO_STATUS}};
     struct error err = ERROR_INIT;
     int rc;
+    snprintf(r.who, sizeof(r.who), "job %s", a->id);
     if ((rc = prepare(&r, &err)) < 0 || (rc = load(&r, &err)) < 0 || (rc = execute(&r, &err)) < 0)
         judge(&r, rc, &err);
     conclude(&r);

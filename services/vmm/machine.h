@@ -13,7 +13,7 @@
  *
  * Errors: TEMPORARY is the backend's trouble (retried, not charged to the student), REFUSED the
  * job's (an image that is not there, a limit that cannot be had: never run weaker), PERMANENT needs
- * an operator. */
+ * an operator; from initialize it counts as TEMPORARY does. */
 
 #include "base/config.h"
 #include "base/err.h"
@@ -68,8 +68,11 @@ struct driver {
      * that each isolation layer can be had and refuses with the remedy if not. */
     int (*open)(const struct config *cfg, struct backend **ret, struct error *err);
     void (*close)(struct backend *b);
-    /* 0 while the backend can make machines. */
+    /* 0 while the backend can make machines, as far as can be told at once. */
     int (*health)(struct backend *b, struct error *err);
+    /* Makes a machine of nothing but the autodriver, and ends it: the proof. NULL: machines need an
+     * image; health.c then makes one of some image. One call at a time. */
+    int (*probe)(struct backend *b, struct error *err);
     /* Calls each() for every name of every image. */
     int (*images)(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
                   void *arg, struct error *err);

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "builds.h"
 #include "fleet.h"
+#include "health.h"
 #include "pool.h"
 #include "reaper.h"
 #include "slot.h"
@@ -146,6 +147,7 @@ static void make_parts(struct vmm *v)
 {
     v->fleet = fleet_new(v);
     v->reaper = reaper_new(v);
+    v->health = health_new(v);
     v->watch = watch_new(v);
     v->pool = pool_new(v);
     v->builds = builds_new(v);
@@ -160,6 +162,7 @@ static void free_parts(struct vmm *v)
     builds_free(v->builds);
     pool_free(v->pool);
     watch_free(v->watch);
+    health_free(v->health);
     reaper_free(v->reaper);
     fleet_free(v->fleet);
 }

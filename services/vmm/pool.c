@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "fleet.h"
+#include "health.h"
 #include "pipe.h"
 #include "reaper.h"
 #include "scripts.h"
@@ -276,21 +277,23 @@ static struct wish *neediest(struct pool *p, int64_t *ret_next)
 static bool make_one(struct pool *p, int64_t *ret_next)
 {
     char epoch[24];
-    if (!agent_epoch(p->v->agent, epoch) || !watch_healthy(p->v->watch))
+    if (!agent_epoch(p->v->agent, epoch) || !health_ok(p->v->health))
         return false;
     struct wish *w = neediest(p, ret_next);
     if (!w)
         return false;
     struct error err = ERROR_INIT;
+    char who[HEALTH_WHO_MAX];
+    snprintf(who, sizeof(who), "image %s", w->image);
     int rc = make(p, w, &err);
     if (rc == 0) {
         w->tries = 0;
-        watch_made(p->v->watch);
+        health_made(p->v->health, who, w->image);
     } else if (rc != -ECANCELED) {
         log_event(LOG_WARN_, "warm.not_made", "image", w->image, "reason", err.msg, NULL);
         w->hold_until = clock_mono_ms() + clock_backoff_ms(w->tries++, HOLD_BASE_MS, HOLD_CAP_MS);
         if (err.class != ERR_REFUSED && err.code != ENOTCONN && err.code != ECONNRESET)
-            watch_failed(p->v->watch, &err);
+            health_failed(p->v->health, who, w->image, &err);
     }
     return true;
 }

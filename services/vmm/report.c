@@ -35,13 +35,16 @@ static void pause_before(struct attempt *a, unsigned tries, int64_t cap_ms)
     event_wait(-1, until);
 }
 
-/* True when Redis has taken it; false when it is fenced or nobody waits. */
+/* True when Redis has taken it; false when it is fenced or nobody waits. Lines of the trace go
+ * before it, also those that were under way when the connection went: their calls have failed by
+ * the time that ours has. */
 static bool tell(struct attempt *a, const struct script *s, int argc, const char *const *argv)
 {
     for (unsigned tries = 0; !give_up(a, tries); tries++) {
         struct error err = ERROR_INIT;
         cleanup_reply redisReply *r = NULL;
-        if (rlink_eval(a->v->link, s, argc, argv, NULL, &r, &err) == 0) {
+        if (trace_settle(a, &err) == 0 &&
+            rlink_eval(a->v->link, s, argc, argv, NULL, &r, &err) == 0) {
             if (strcmp(reply_word(r), "ok") == 0)
                 return true;
             if (strcmp(reply_word(r), "fenced") == 0) {
@@ -87,7 +90,6 @@ void report_commit(const struct report *r)
     struct store_info info;
     if (!store_feedback(r, &info))
         return;
-    trace_settle(a);
     char now[24], size[24];
     snprintf(now, sizeof(now), "%lld", (long long)clock_wall_ms());
     snprintf(size, sizeof(size), "%llu", (unsigned long long)info.size);
@@ -107,18 +109,18 @@ void report_giveback(struct attempt *a, const struct result *x)
     const struct config *c = a->v->cfg;
     char now[24], due[24] = "0";
     int64_t at = clock_wall_ms();
+    unsigned before = a->tries > 0 ? a->tries - 1 : 0; /* charged or not */
     enum attempt_kill k = attempt_killed(a);
     snprintf(now, sizeof(now), "%lld", (long long)at);
     /* One that is handed back has nothing to wait for. */
     if (k == KILL_NONE || k == KILL_CANCEL)
         snprintf(due, sizeof(due), "%lld",
-                 (long long)(at + clock_backoff_ms(a->charged < 16 ? a->charged : 16,
-                                                   c->retry_base_ms, c->retry_cap_ms)));
+                 (long long)(at + clock_backoff_ms(before < 16 ? before : 16, c->retry_base_ms,
+                                                   c->retry_cap_ms)));
     char why[sizeof(x->why) + 32];
     snprintf(why, sizeof(why), "Internal error: %s", x->why);
     why[strcspn(why, "\n|")] = '\0';
     const char *argv[8] = {a->id,    a->token, now,       due, x->charge ? "1" : "0",
                            "failed", why,      x->counter};
-    trace_settle(a);
     tell(a, &script_giveback, x->counter ? 8 : 7, argv);
 }

@@ -155,14 +155,15 @@ void trace_send(struct attempt *a, const char *state)
         unpack(p);
 }
 
-void trace_settle(struct attempt *a)
+int trace_settle(struct attempt *a, struct error *err)
 {
     struct parcel *p = pack(a);
     if (!p)
-        return;
+        return 0;
     const char *argv[ARGV_MAX];
     int argc = fill(p, argv);
     cleanup_reply redisReply *r = NULL;
-    rlink_eval(a->v->link, &script_step, argc, argv, NULL, &r, NULL);
+    int rc = rlink_eval(a->v->link, &script_step, argc, argv, NULL, &r, err);
     on_answer(p, r);
+    return rc;
 }

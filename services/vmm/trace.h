@@ -16,7 +16,8 @@ void trace_add(struct attempt *a, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* Sends what there is, and the new state (NULL: as it is). */
 void trace_send(struct attempt *a, const char *state);
-/* Before the last word: sends what could not be sent before, and waits for it. Best effort. */
-void trace_settle(struct attempt *a);
+/* Before the last word: sends what could not be sent before, and waits for it. When it fails, all
+ * of it is kept. */
+int trace_settle(struct attempt *a, struct error *err);
 
 #endif

@@ -8,7 +8,8 @@
  *   slot     a thread a slot; each runs attempt.c, one attempt at a time from top to bottom
  *   pool     keeps warm machines
  *   reaper   destroys machines behind the slots, removes strays at the backend
- *   watch    what the backend has (images) and whether it works (health)
+ *   watch    what the backend has (images)
+ *   health   whether it works, and whose fault a failure is; no thread
  *   builds   takes images in
  *   fleet    which machines exist by our own doing; no thread
  *
@@ -23,6 +24,7 @@
 struct agent;
 struct builds;
 struct fleet;
+struct health;
 struct pool;
 struct reaper;
 struct slots;
@@ -43,6 +45,7 @@ struct vmm {
     struct watch *watch;
     struct builds *builds;
     struct fleet *fleet;
+    struct health *health;
 };
 
 /* The shape a job gets that gives no limits of its own; warm machines have it. Digest is not set.

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "builds.h"
+#include "health.h"
 #include "pool.h"
 #include "reaper.h"
 #include "scripts.h"
@@ -14,12 +15,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LOOK_MS         5000 /* images and health */
-#define SUSPECT_MS      2500 /* the second look at a stray */
-#define FAILURES_MAX    3    /* makings in a row */
-#define BACKOFF_BASE_MS 500
-#define BACKOFF_CAP_MS  60000
-#define IMAGES_MAX      10000
+#define LOOK_MS    5000 /* images and health */
+#define SUSPECT_MS 2500 /* the second look at a stray */
+#define IMAGES_MAX 10000
 
 struct image {
     char *name;
@@ -35,6 +33,8 @@ struct watch {
     struct vmm *v;
     pthread_t thread;
     pthread_mutex_t asking; /* one image list at a time; before `lock` */
+    pthread_mutex_t
+        telling; /* one told at a time, so that the last one told is the last one seen */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool stopping;
@@ -43,11 +43,6 @@ struct watch {
     bool tell_now; /* and may be told at once */
     struct catalogue images;
     bool looked; /* the backend has told them at least once */
-    /* health */
-    bool broken;
-    unsigned failures; /* makings that failed in a row */
-    unsigned relapses; /* times it was broken since a machine was last made */
-    int64_t retry_at;  /* mono; while broken */
 };
 
 /* ---- images ---- */
@@ -122,11 +117,12 @@ static int look_at_images(struct watch *w, struct error *err)
 }
 
 /* Keeps `tell` when Redis is away. */
-static void tell_images(struct watch *w)
+void watch_tell_images(struct watch *w)
 {
     char epoch[24];
     if (!agent_epoch(w->v->agent, epoch))
         return;
+    pthread_mutex_lock(&w->telling);
     pthread_mutex_lock(&w->lock);
     size_t argc = 2 + 2 * w->images.ct;
     char **argv = xcalloc(argc, sizeof(*argv));
@@ -151,6 +147,7 @@ static void tell_images(struct watch *w)
     } else {
         log_event(LOG_INFO_, "images.told", "count", LOG_NUM((argc - 2) / 2), NULL);
     }
+    pthread_mutex_unlock(&w->telling);
     for (size_t i = 0; i < argc; i++)
         free(argv[i]);
     free(argv);
@@ -203,101 +200,33 @@ char *watch_image(struct watch *w, const char *name)
     return copy;
 }
 
+char *watch_other_image(struct watch *w, const char *name)
+{
+    char *copy = NULL;
+    pthread_mutex_lock(&w->lock);
+    for (size_t i = 0; i < w->images.ct && !copy; i++)
+        if (strcmp(w->images.list[i].name, name) != 0)
+            copy = xstrdup(w->images.list[i].name);
+    pthread_mutex_unlock(&w->lock);
+    return copy;
+}
+
+bool watch_has(struct watch *w, const char *digest)
+{
+    struct error err = ERROR_INIT;
+    bool asked = look_at_images(w, &err) == 0;
+    pthread_mutex_lock(&w->lock);
+    bool has = by_digest(&w->images, digest) != NULL;
+    pthread_mutex_unlock(&w->lock);
+    return has || !asked;
+}
+
 bool watch_knows_images(struct watch *w)
 {
     pthread_mutex_lock(&w->lock);
     bool looked = w->looked;
     pthread_mutex_unlock(&w->lock);
     return looked;
-}
-
-/* ---- health ---- */
-
-static void set_broken(struct watch *w, const char *why)
-{
-    pthread_mutex_lock(&w->lock);
-    bool news = !w->broken;
-    w->broken = true;
-    int64_t delay =
-        clock_backoff_ms(w->relapses < 16 ? w->relapses : 16, BACKOFF_BASE_MS, BACKOFF_CAP_MS);
-    w->retry_at = clock_mono_ms() + delay;
-    w->relapses++;
-    w->failures = 0;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->lock);
-    if (news)
-        log_event(LOG_ERROR_, "backend.broken", "reason", why, NULL);
-    char text[256];
-    snprintf(text, sizeof(text), "backend: %s", why);
-    agent_set_broken(w->v->agent, text);
-}
-
-static void set_healthy(struct watch *w)
-{
-    pthread_mutex_lock(&w->lock);
-    bool news = w->broken;
-    w->broken = false;
-    pthread_mutex_unlock(&w->lock);
-    if (!news)
-        return;
-    log_event(LOG_INFO_, "backend.back", NULL);
-    agent_set_broken(w->v->agent, NULL);
-    pool_poke(w->v->pool, false);
-}
-
-void watch_made(struct watch *w)
-{
-    pthread_mutex_lock(&w->lock);
-    w->failures = 0;
-    w->relapses = 0;
-    pthread_mutex_unlock(&w->lock);
-}
-
-bool watch_lost_machine(struct watch *w)
-{
-    struct error err = ERROR_INIT;
-    if (w->v->driver->health(w->v->backend, &err) == 0)
-        return false;
-    set_broken(w, err.msg);
-    return true;
-}
-
-bool watch_failed(struct watch *w, const struct error *why)
-{
-    if (watch_lost_machine(w))
-        return true;
-    if (why->class == ERR_PERMANENT) {
-        set_broken(w, why->msg);
-        return true;
-    }
-    pthread_mutex_lock(&w->lock);
-    bool many = ++w->failures >= FAILURES_MAX;
-    pthread_mutex_unlock(&w->lock);
-    if (many)
-        set_broken(w, why->msg);
-    return many;
-}
-
-bool watch_healthy(struct watch *w)
-{
-    pthread_mutex_lock(&w->lock);
-    bool healthy = !w->broken;
-    pthread_mutex_unlock(&w->lock);
-    return healthy;
-}
-
-static void look_at_health(struct watch *w)
-{
-    struct error err = ERROR_INIT;
-    pthread_mutex_lock(&w->lock);
-    bool wait = w->broken && clock_mono_ms() < w->retry_at;
-    pthread_mutex_unlock(&w->lock);
-    if (wait)
-        return;
-    if (w->v->driver->health(w->v->backend, &err) < 0)
-        set_broken(w, err.msg);
-    else
-        set_healthy(w);
 }
 
 /* ---- the thread ---- */
@@ -324,24 +253,24 @@ static void *watch_main(void *arg)
     pthread_mutex_lock(&w->lock);
     while (!w->stopping) {
         int64_t now = clock_mono_ms();
-        bool look = w->look_now || now >= look_at || (w->broken && now >= w->retry_at);
+        int64_t due = earlier(look_at, health_due(w->v->health));
+        bool look = w->look_now || now >= due;
         bool tell = w->tell_now || (look && w->tell);
         if (!look && !tell && now < sweep_at) {
-            int64_t until = earlier(look_at, sweep_at);
-            cond_wait_until(&w->wake, &w->lock, w->broken ? earlier(until, w->retry_at) : until);
+            cond_wait_until(&w->wake, &w->lock, earlier(due, sweep_at));
             continue;
         }
         w->look_now = w->tell_now = false;
         pthread_mutex_unlock(&w->lock);
         if (look) {
             struct error err = ERROR_INIT;
-            look_at_health(w);
-            if (watch_healthy(w) && look_at_images(w, &err) < 0)
+            health_look(w->v->health);
+            if (health_ok(w->v->health) && look_at_images(w, &err) < 0)
                 log_event(LOG_WARN_, "images.unknown", "reason", err.msg, NULL);
             look_at = clock_mono_ms() + LOOK_MS;
         }
         if (tell)
-            tell_images(w);
+            watch_tell_images(w);
         if (clock_mono_ms() >= sweep_at)
             sweep_at = sweep(w);
         pthread_mutex_lock(&w->lock);
@@ -355,6 +284,7 @@ struct watch *watch_new(struct vmm *v)
     struct watch *w = xcalloc(1, sizeof(*w));
     w->v = v;
     pthread_mutex_init(&w->asking, NULL);
+    pthread_mutex_init(&w->telling, NULL);
     pthread_mutex_init(&w->lock, NULL);
     cond_init(&w->wake);
     return w;
@@ -389,6 +319,7 @@ void watch_free(struct watch *w)
     catalogue_done(&w->images);
     pthread_cond_destroy(&w->wake);
     pthread_mutex_destroy(&w->lock);
+    pthread_mutex_destroy(&w->telling);
     pthread_mutex_destroy(&w->asking);
     free(w);
 }

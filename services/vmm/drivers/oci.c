@@ -607,6 +607,7 @@ const struct driver driver_oci = {
     .open = oci_open,
     .close = oci_close,
     .health = health,
+    .probe = probe,
     .images = images,
     .initialize = initialize,
     .read = oci_read,
