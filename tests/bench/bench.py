@@ -229,10 +229,10 @@ def rate(run, count, parallel):
 
 def bench_docker(times=7, batch=24):
     from harness import image
-    from harness.engine import Engine
+    from harness.engine import Dockerd
     directory = pathlib.Path(tempfile.mkdtemp(prefix="mbe", dir="/tmp"))
     try:
-        engine = Engine(directory).start()
+        engine = Dockerd(directory).start()
     except BaseException as e:  # pytest's skip is not an Exception
         if type(e).__name__ != "Skipped":
             raise

@@ -1,9 +1,11 @@
 """Fixtures of the system tests; harness/ has what they are made of.
 
 MILONGA_BUILD names the build directory (default build), MILONGA_TEST_CACHE where the grading image and the engine's
-store are kept between runs. `-m fast` is the part that a sanitized build is run through as well.
+store are kept between runs. MILONGA_NO_SKIP=1 lets a test fail that would be skipped for something that is missing
+here, so that nobody takes "not tested" for "passed". `-m fast` is the part that a sanitized build is run through as well.
 """
 
+import os
 import pathlib
 import shutil
 import sys
@@ -13,20 +15,37 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from harness import clean, engine as engine_module, image  # noqa: E402
+from harness import clean, engine as engine_module, image, notice  # noqa: E402
+from harness.guard import guard  # noqa: E402
 from harness.receiver import Receiver  # noqa: E402
 from harness.stack import Stack  # noqa: E402
 
 
+STRICT = os.environ.get("MILONGA_NO_SKIP", "0") not in ("", "0")
+
+
 def pytest_configure(config):
+    notice.configure(config)
     config.addinivalue_line("markers", "fast: seconds, without a container engine; also with sanitizers")
     config.addinivalue_line("markers", "slow: machines are killed, engines are started, time-outs pass")
+
+
+def no_skip(report):
+    if STRICT and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and MILONGA_NO_SKIP is set: {report.longrepr}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    no_skip((yield).get_result())
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """The services' last words belong to a failure."""
     report = (yield).get_result()
+    no_skip(report)
     if report.when == "call" and report.failed:
         for value in getattr(item, "funcargs", {}).values():
             value = getattr(value, "stack", value)
@@ -39,6 +58,7 @@ def work_dir():
     """Short, since unix sockets lie in it; pytest's own tmp_path is too long for them."""
     path = pathlib.Path(tempfile.mkdtemp(prefix="mt."))
     path.chmod(0o755)
+    guard.directory(path)
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
@@ -69,17 +89,33 @@ def make_stack(work_dir):
     assert not problems, "\n".join(problems)
 
 
-@pytest.fixture(scope="session")
-def engine():
+def _engine(kind):
     directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
+    guard.directory(directory)
     tar = image.tarball()
-    e = engine_module.Engine(directory).start()
+    e = kind(directory).start()
     try:
         e.load(tar)
         yield e
     finally:
         e.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def docker():
+    yield from _engine(engine_module.Dockerd)
+
+
+@pytest.fixture(scope="session")
+def podman():
+    yield from _engine(engine_module.Podman)
+
+
+@pytest.fixture(scope="session", params=["docker", "podman"])
+def engine(request):
+    """Each engine that the docker driver is for."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The docker driver by itself (driver_probe), against a real engine that is this test run's own."""
+"""The docker driver by itself (driver_probe), against real engines that are this test run's own: Docker's and Podman's."""
 
 import os
 import re

@@ -17,16 +17,16 @@ NORMAL = "Success: Autodriver returned normally"
 LIMIT = 1024000
 
 
-@pytest.fixture(scope="module", params=["oci", "docker"])
+@pytest.fixture(scope="module", params=["oci", "docker", "podman"])
 def stack(request, make_stack):
-    settings = {"driver": request.param, "job_memory_mb": "128", "job_pids": "60"}
+    settings = {"driver": "oci" if request.param == "oci" else "docker", "job_memory_mb": "128", "job_pids": "60"}
     tar = image.tarball()
     if request.param == "oci":
         need("milonga")
         s = make_stack(start=False, oci_host_image="no", oci_host_image_alias="", **settings)
         s.import_image(tar)
     else:
-        engine = request.getfixturevalue("engine")
+        engine = request.getfixturevalue(request.param)
         s = make_stack(start=False, docker_url=engine.url, **settings)
         s.engine_url = engine.url
     s.start()

@@ -16,11 +16,11 @@ LOOK = (f"autograde:\n\t@find {PLACES} -name 'trace-of-me' 2>/dev/null; find . !
         " grep -l sleep /proc/[0-9]*/comm 2>/dev/null; echo looked\n")
 
 
-@pytest.fixture(scope="module", params=["oci", "docker"])
+@pytest.fixture(scope="module", params=["oci", "docker", "podman"])
 def stack(request, make_stack):
-    settings = {"driver": request.param, "pool_size": "2", "slots": "2"}
-    if request.param == "docker":
-        engine = request.getfixturevalue("engine")
+    settings = {"driver": "oci" if request.param == "oci" else "docker", "pool_size": "2", "slots": "2"}
+    if request.param != "oci":
+        engine = request.getfixturevalue(request.param)
         s = make_stack(start=False, docker_url=engine.url, **settings)
         s.engine_url = engine.url
         s.start()

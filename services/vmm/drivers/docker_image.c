@@ -53,6 +53,22 @@ static void enter_both(json_t *names, const char *name, const char *id)
         enter(names, name, len - tail, id);
 }
 
+/* What an engine may put before a name that was given without it: Podman spells its names out. */
+static const char *const homes[] = {"localhost/", "docker.io/library/", "docker.io/"};
+
+/* The names that a job may say for `text` as well, unless they mean two images. */
+static void enter_brief(json_t *names, const char *text, const char *id)
+{
+    const char *slash = strrchr(text, '/');
+
+    /* Tango knew images by what is behind the last '/'. */
+    if (slash)
+        enter_both(names, slash + 1, id);
+    for (size_t i = 0; i < ARRAY_SIZE(homes); i++)
+        if (strncmp(text, homes[i], strlen(homes[i])) == 0 && strchr(text + strlen(homes[i]), '/'))
+            enter_both(names, text + strlen(homes[i]), id);
+}
+
 int docker_images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
                   void *arg, struct error *err)
 {
@@ -64,8 +80,6 @@ int docker_images(struct backend *b, void (*each)(void *arg, const struct image_
     int rc = engine_get(b->engine, "/images/json", soon(ASK_MS), -1, &doc, err);
     if (rc < 0)
         return rc;
-    /* Tango knew images by what is behind the last '/', so that is a name too, unless it means two.
-     */
     json_t *full = json_object(), *brief = json_object();
     json_array_foreach(doc, i, image)
     {
@@ -78,10 +92,8 @@ int docker_images(struct backend *b, void (*each)(void *arg, const struct image_
             const char *text = json_string_value(tag);
             if (no_tag(text))
                 continue;
-            const char *slash = strrchr(text, '/');
             enter_both(full, text, id);
-            if (slash)
-                enter_both(brief, slash + 1, id);
+            enter_brief(brief, text, id);
             tagged++;
         }
         if (tagged == 0)
@@ -269,14 +281,12 @@ static int tag_image(struct backend *b, const char *id, const char *name, struct
 /* The same name, also as Podman spells it out. */
 static bool same_name(const char *ref, const char *name)
 {
-    static const char *const homes[] = {"", "localhost/", "docker.io/library/", "docker.io/"};
-
     for (size_t i = 0; i < ARRAY_SIZE(homes); i++) {
         size_t len = strlen(homes[i]);
         if (strncmp(ref, homes[i], len) == 0 && strcmp(ref + len, name) == 0)
             return true;
     }
-    return false;
+    return strcmp(ref, name) == 0;
 }
 
 /* Takes back what the load did to names other than ours. What cannot be taken back stays as a name

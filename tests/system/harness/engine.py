@@ -1,31 +1,39 @@
-"""A container engine of our own: its images survive in the cache, everything else goes with it."""
+"""Container engines of our own: their images survive in the cache, everything else goes with them."""
 
 import contextlib
-import fcntl
 import json
 import os
+import pathlib
 import shutil
+import signal
 import subprocess
 
 import pytest
 
-from . import image
+from . import guard, image
 from .process import Process, plain_env, wait_for
+
+_count = 0
 
 
 class Engine:
-    def __init__(self, directory):
-        if not shutil.which("dockerd") or not shutil.which("docker") or os.geteuid() != 0:
-            pytest.skip("needs root, dockerd and docker")
+    """What both have: the Engine API on a unix socket, spoken to by Docker's command."""
+
+    programs = ()
+    no_quota = True  # overlay on whatever the cache lies on; asked of the engine where it matters
+
+    def __init__(self, directory, home):
+        global _count
+        _count += 1
+        missing = [p for p in ("docker", *self.programs) if not shutil.which(p)]
+        if missing or os.geteuid() != 0:
+            pytest.skip(f"needs root and {', '.join(('docker', *self.programs))}")
         self.dir = directory  # short: sockets are in it
-        self.url = f"unix://{directory}/docker.sock"
-        self.home = image.CACHE / "docker"
-        self.group = f"/mt{os.getpid()}engine"
-        self.process = Process("dockerd", [
-            "dockerd", "-H", self.url, "--data-root", self.home, "--exec-root", directory / "exec",
-            "-p", directory / "pid", "--bridge=none", "--iptables=false", "--ip6tables=false",
-            "--ip-forward=false", "--ip-masq=false", "--userland-proxy=false", "--cgroup-parent", self.group],
-            plain_env(), str(directory / "dockerd.log"))
+        self.socket = directory / "engine.sock"
+        self.url = f"unix://{self.socket}"
+        self.home = image.CACHE / home
+        self.group = f"/mt{os.getpid()}engine{_count}"
+        self.lock = None
 
     def docker(self, *args, timeout=120):
         done = subprocess.run(["docker", "-H", self.url, *map(str, args)], capture_output=True, text=True,
@@ -38,34 +46,120 @@ class Engine:
         return subprocess.run(["docker", "-H", self.url, "version"], capture_output=True).returncode == 0
 
     def start(self):
-        # Two daemons must not share a data root; the other test run's ends soon enough.
+        # Two must not share a home; the other test run's ends soon enough.
         self.home.mkdir(parents=True, exist_ok=True)
-        self.lock = open(image.CACHE / "engine.lock", "w")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.lock = image.lock(self.home.name)
+        guard.guard.mounts(self.home)
         try:
+            self.clear()
             self.process.start()
-            wait_for("dockerd", self.answers, 30, 0.1)
+            wait_for(self.process.name, self.answers, 30, 0.1)
+            self.remove_containers()
         except AssertionError as e:
             self.stop()
             pytest.skip(f"no engine here: {e}")
         return self
 
+    def clear(self):
+        """What a run that was killed has left in this home."""
+
     def load(self, tar):
         have = json.loads(self.docker("image", "inspect", image.NAME)) if image.NAME in self.docker(
-            "images", "--format", "{{.Repository}}").split() else []
+            "images", "--format", "{{.Repository}}").replace("docker.io/library/", "").split() else []
         mark = f"{tar.stat().st_mtime_ns}"
         if not have or have[0]["Comment"] != mark:
             self.docker("import", "-m", mark, "-c", "WORKDIR /home", tar, image.NAME, timeout=300)
 
+    def remove_containers(self):
+        for ident in self.docker("ps", "-aq").split():
+            self.docker("rm", "-f", ident)
+
     def stop(self):
         if self.process.running():
             with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-                for ident in self.docker("ps", "-aq").split():
-                    self.docker("rm", "-f", ident)
+                self.remove_containers()
             self.process.stop(30)
         self.lock.close()
-        for top in os.listdir("/sys/fs/cgroup"):
-            base = f"/sys/fs/cgroup/{top}{self.group}"
-            for d, _, _ in os.walk(base, topdown=False):
-                with contextlib.suppress(OSError):
-                    os.rmdir(d)
+        for group in guard.cgroups(self.group.strip("/")):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+
+
+class Dockerd(Engine):
+    name, programs = "docker", ("dockerd",)
+
+    def __init__(self, directory, home="dockerd", args=()):
+        super().__init__(directory, home)
+        self.process = Process("dockerd", [
+            "dockerd", "-H", self.url, "--data-root", self.home, "--exec-root", directory / "exec",
+            "-p", directory / "pid", "--bridge=none", "--iptables=false", "--ip6tables=false",
+            "--ip-forward=false", "--ip-masq=false", "--userland-proxy=false", "--cgroup-parent", self.group, *args],
+            plain_env(), str(directory / "dockerd.log"))
+
+    def clear(self):
+        """By what names this home: the daemon's arguments, and the containers that it knows (their shims and groups)."""
+        known = [p.name for p in (self.home / "containers").glob("*")]
+        doomed = set()
+        for proc in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                args = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if str(self.home) in args or any(k in args for k in known):
+                    doomed.add(int(proc.name))
+        for group in guard.CGROUPS.glob("*/mt*engine*/*"):
+            if group.name in known:
+                doomed.update(map(int, (group / "cgroup.procs").read_text().split()))
+        for pid in doomed:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for("an end of an earlier engine", lambda: not any(os.path.exists(f"/proc/{p}/exe") and
+                                                                 self._lives(p) for p in doomed))
+        guard.unmount(self.home)
+
+    @staticmethod
+    def _lives(pid):
+        with contextlib.suppress(OSError):
+            return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+        return False
+
+
+CONTAINERS_CONF = """\
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=16384:16384"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+lock_type = "file"
+[network]
+network_backend = "cni"
+network_config_dir = "{dir}"
+"""
+
+
+class Podman(Engine):
+    """Its service under Docker's API. runc, because crun refuses the hybrid groups that a CI machine may have."""
+
+    name, programs = "podman", ("podman", "runc")
+
+    def __init__(self, directory, home="podman"):
+        super().__init__(directory, home)
+        conf = directory / "containers.conf"
+        conf.write_text(CONTAINERS_CONF.format(dir=directory))
+        self.env = plain_env(CONTAINERS_CONF=conf)
+        # all in the home: its database insists on the folders that it was made with
+        self.podman = ["podman", "--root", self.home / "root", "--runroot", self.home / "run", "--tmpdir",
+                       self.home / "tmp", "--storage-driver", "overlay"]
+        self.process = Process("podman", [*self.podman, "system", "service", "--time=0", self.url], self.env,
+                               str(directory / "podman.log"))
+
+    def clear(self):
+        # a container's processes belong to no daemon, so only podman knows them
+        remove = [*self.podman, "rm", "-f", "-a", "-t", "0"]
+        guard.guard.command(self.env, *remove)
+        subprocess.run(list(map(str, remove)), env=self.env, capture_output=True, timeout=60)
+
+    def stop(self):
+        super().stop()
+        for top in guard.CGROUPS.glob("*/libpod_parent"):
+            with contextlib.suppress(OSError):
+                top.rmdir()

@@ -9,6 +9,8 @@ import subprocess
 
 import pytest
 
+from . import notice
+
 NAME = "autograding_image"
 CACHE = pathlib.Path(os.environ.get("MILONGA_TEST_CACHE", "/var/tmp/milonga-test-cache"))
 
@@ -17,12 +19,26 @@ GROUP = "autolab:x:1000:\nautograde:x:1001:\n"
 SHADOW = "autolab:!:19000:0:99999:7:::\nautograde:!:19000:0:99999:7:::\n"
 
 
+def lock(name):
+    """Test runs at the same time share the cache, one after the other; who waits says for whom. Held until closed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    f = open(CACHE / f"{name}.lock", "a+")
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        f.seek(0)
+        notice.tell(f"waiting for {f.name}, held by {f.read().strip() or 'somebody'}; another run may have a cache of "
+                    "its own: MILONGA_TEST_CACHE=")
+        fcntl.flock(f, fcntl.LOCK_EX)
+    f.truncate(0)
+    f.write(f"pid {os.getpid()}\n")
+    f.flush()
+    return f
+
+
 @contextlib.contextmanager
 def locked(name):
-    """Test runs at the same time share the cache, one after the other."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / f"{name}.lock", "w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+    with lock(name):
         yield
 
 

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import time
 
+from . import guard
+
 
 def wait_for(what, condition, timeout=20.0, pause=0.02):
     """The first true value of condition(); a failure that says what did not come."""
@@ -34,6 +36,7 @@ class Process:
 
     def start(self):
         assert not self.running(), f"{self.name} runs already"
+        guard.guard.start()
         with open(self.log, "ab") as log:
             self.child = subprocess.Popen(
                 self.argv, env=self.env, cwd=self.cwd, stdin=subprocess.DEVNULL, stdout=log,
@@ -80,9 +83,9 @@ class Process:
 
 
 def plain_env(**more):
-    """An environment with nothing of the caller's own but where programs are and sanitizers' options."""
+    """An environment with nothing of the caller's own but where programs are and sanitizers' options, and the run's mark."""
     keep = ("PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS")
     env = {k: os.environ[k] for k in keep if k in os.environ}
-    env.update(TZ="UTC", LANG="C.UTF-8", HOME="/root")
+    env.update(TZ="UTC", LANG="C.UTF-8", HOME="/root", **{guard.MARK: guard.mark()})
     env.update({k: str(v) for k, v in more.items()})
     return env
