@@ -3,10 +3,15 @@
 local P = KEYS[1] .. ':'
 local call = redis.call
 
--- A job under which so many workers were lost is not given to another one: the dispatcher closes it.
-local POISON = 3
+-- What a lost worker means. A job that ran alone on it is charged (`k`); of several that ran together each is a suspect
+-- (`su`), and one that lost SUSPECT workers runs alone from then on: so only the culprit ever comes to POISON, where
+-- the dispatcher closes it. The wait before the next try is LOST_BASE_MS, twice as long each time, with jitter.
+local POISON, SUSPECT = 3, 2
+local LOST_BASE_MS, LOST_CAP_MS = 100, 30000
 -- Lines kept of a trace; a job that goes back and forth loses old ones.
 local TRACE_MAX = 400
+-- The text of a placement (docs/protocol.md) whose jobs run alone has this form.
+local ALONE = '^[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\nalone$'
 
 local function wake() -- the dispatcher looks again
   call('PUBLISH', P .. 'wake', '')
@@ -25,25 +30,157 @@ local function holds(id, token)
   return h[1] == token and h[2] ~= 'f' and h[2] ~= 'q'
 end
 
+-- The next id of the block id_next <= id < id_limit, which the caller gives out in this very run; or nil and why not.
+local function next_id(run_id)
+  local m = call('HMGET', P .. 'meta', 'run_id', 'id_next', 'id_limit')
+  if m[1] ~= run_id then return nil, 'stale' end
+  local id, limit = tonumber(m[2]), tonumber(m[3])
+  if not id or not limit or id >= limit then
+    wake()
+    return nil, 'ids'
+  end
+  call('HSET', P .. 'meta', 'id_next', string.format('%d', id + 1))
+  return string.format('%d', id)
+end
+
 local function trace(id, now, code, arg)
   local key = P .. 't:' .. id
   local len = call('RPUSH', key, code .. ' ' .. now .. ' ' .. (arg or ''))
   if len > TRACE_MAX then call('LTRIM', key, -TRACE_MAX, -1) end
 end
 
+-- ---- damaged records: one never stops the others ----
+
+-- What each live job has, then its counters.
+local FIELDS, NEEDED = {'s', 'te', 'la', 'of', 'at', 'pl', 'cl', 'n', 'c', 'k', 'su'}, 6
+
+-- nil, or what is wrong with the record of a live job.
+local function flaw(id)
+  local state, body = call('TYPE', P .. 'j:' .. id).ok, call('TYPE', P .. 'b:' .. id).ok
+  if state ~= 'hash' then return 'its state is gone, or a ' .. state end
+  if body ~= 'string' then return 'its body is gone, or a ' .. body end
+  local lines = call('TYPE', P .. 't:' .. id).ok
+  if lines ~= 'list' and lines ~= 'none' then return 'its trace is a ' .. lines end
+  local h = call('HMGET', P .. 'j:' .. id, unpack(FIELDS))
+  for i, f in ipairs(FIELDS) do
+    if i <= NEEDED and not h[i] then return 'its state has no ' .. f end
+    if i > NEEDED and h[i] and not string.match(h[i], '^%d+$') then return 'its ' .. f .. ' is no number' end
+  end
+  if call('HEXISTS', P .. 'pln', h[6]) == 0 then return 'placement ' .. h[6] .. ' is not known' end
+  return nil
+end
+
+-- Aside, for `due` to tell of it until it is closed.
+local function apart(id, why)
+  call('HSET', P .. 'broken', id, string.sub(why, 1, 200))
+  call('ZADD', P .. 'delay', 1, id)
+end
+
+-- For an entry that names no attempt: when that is because its record is damaged, the job is not to be forgotten.
+local function apart_if_damaged(id)
+  local wrong = call('ZSCORE', P .. 'alive', id) and flaw(id)
+  if wrong then apart(id, wrong) end
+end
+
+-- Does it neither wait nor run? Only damage makes that.
+local function is_adrift(id)
+  local h = call('HMGET', P .. 'j:' .. id, 's', 'v')
+  if h[1] == 'q' or h[1] == 'f' then return false end
+  return not h[1] or not h[2] or call('HEXISTS', P .. 'vmm:' .. h[2] .. ':run', id) == 0
+end
+
+-- fn(id, ...) for one record of many; one that is damaged goes aside.
+local function guard(fn, id, ...)
+  local ok, e = pcall(fn, id, ...)
+  if ok then return e end
+  apart(id, type(e) == 'table' and tostring(e.err) or tostring(e))
+  return nil
+end
+
+-- Makes of a damaged record one that can be ended like any other.
+local function mend(id, now)
+  local j, b = P .. 'j:' .. id, P .. 'b:' .. id
+  if call('TYPE', j).ok ~= 'hash' then call('DEL', j) end
+  if call('TYPE', b).ok ~= 'string' then call('DEL', b) end
+  if call('TYPE', P .. 't:' .. id).ok ~= 'list' then call('DEL', P .. 't:' .. id) end
+  call('HDEL', j, 'cl', 'n', 'c', 'k', 'su')
+  local ok, body = pcall(cmsgpack.unpack, call('GET', b) or '')
+  if not ok or type(body) ~= 'table' then body = {} end
+  local function set(field, value)
+    if type(value) == 'string' then call('HSETNX', j, field, value) end
+  end
+  set('te', body[1])
+  set('la', body[2])
+  set('of', body[4])
+  set('cb', body[9] and '1')
+  set('at', now)
+  set('s', 'q')
+end
+
+-- ---- placements and queues ----
+
+-- The number of a placement.
+local function placement(text)
+  local n = call('HGET', P .. 'pl', text)
+  if not n then
+    n = string.format('%d', call('HINCRBY', P .. 'meta', 'pl_next', 1))
+    call('HSET', P .. 'pl', text, n)
+    call('HSET', P .. 'pln', n, text)
+  end
+  return n
+end
+
+-- One live job more or less has it; one without any is forgotten by `tidy`, some time later.
+local function place_take(n)
+  call('HINCRBY', P .. 'plc', n, 1)
+  call('ZREM', P .. 'plfree', n)
+end
+local function place_drop(n, now)
+  if call('HINCRBY', P .. 'plc', n, -1) <= 0 then
+    call('HDEL', P .. 'plc', n)
+    call('ZADD', P .. 'plfree', now, n)
+  end
+end
+
 -- Into its place's queue, in order of class, then age. `pl` is the number of the placement.
 local function enqueue(id)
   local h = call('HMGET', P .. 'j:' .. id, 'pl', 'cl')
+  if not h[1] then
+    apart(id, 'its state has no pl')
+    return
+  end
   call('ZADD', P .. 'q:' .. h[1], (tonumber(h[2]) or 4) * 4294967296 + tonumber(id), id)
   call('SADD', P .. 'places', h[1])
 end
 
 local function unqueue(id)
   local pl = call('HGET', P .. 'j:' .. id, 'pl')
-  call('ZREM', P .. 'q:' .. pl, id)
   call('ZREM', P .. 'delay', id)
+  if not pl then return end
+  call('ZREM', P .. 'q:' .. pl, id)
   if call('EXISTS', P .. 'q:' .. pl) == 0 then call('SREM', P .. 'places', pl) end
 end
+
+-- From now on it has a worker for itself: the same placement, but alone.
+local function isolate(id, now)
+  local j = P .. 'j:' .. id
+  local old = call('HGET', j, 'pl')
+  local text = old and call('HGET', P .. 'pln', old)
+  if not text or string.match(text, ALONE) then return end
+  local _, lines = string.gsub(text, '\n', '')
+  local n = placement(text .. string.rep('\n', 4 - lines) .. 'alone')
+  call('HSET', j, 'pl', n)
+  place_take(n)
+  place_drop(old, now)
+end
+
+-- Does a job run on that vmm which wants it for itself?
+local function has_solo(key)
+  local solo = call('HGET', key, 'solo')
+  return solo and call('HEXISTS', key .. ':run', solo) == 1
+end
+
+-- ---- back to the queue ----
 
 -- Takes an attempt away from its vmm; what it streamed is void. The next attempt has a new token.
 local function detach(id)
@@ -60,27 +197,79 @@ local function requeue(id, now, due, code, arg)
   local j = P .. 'j:' .. id
   call('HSET', j, 's', 'q')
   trace(id, now, code, arg)
-  if tonumber(due) == 0 and (tonumber(call('HGET', j, 'k') or 0) or 0) >= POISON then due = now end
+  if (tonumber(call('HGET', j, 'k') or 0) or 0) >= POISON then due = now end
   if tonumber(due) > 0 then call('ZADD', P .. 'delay', due, id) else enqueue(id) end
   call('HINCRBY', P .. 'stats', 'job_retries', 1)
   wake()
 end
 
+-- When a job goes on that has lost so many workers.
+local function lost_due(id, now, times)
+  local wait = math.min(LOST_CAP_MS, LOST_BASE_MS * 2 ^ math.min(times - 1, 10))
+  local dice = tonumber(string.sub(redis.sha1hex(id .. ' ' .. now), 1, 6), 16) / 16777216
+  return string.format('%d', tonumber(now) + wait * (0.5 + dice))
+end
+
+-- A vmm's life is over without a word: what it had goes back to the queue; how many that were. When its end was wished
+-- (it was draining, for an operator or to stop) no job is to blame.
+local function lose(v, now)
+  local key = P .. 'vmm:' .. v
+  local h = call('HMGET', key, 'drain', 'why')
+  local why = h[2] or ''
+  local wished = h[1] == '1' and (why == 'stopping' or string.sub(why, 1, 8) == 'operator')
+  local run, had, begun = call('HGETALL', key .. ':run'), {}, 0
+  for i = 1, #run, 2 do
+    local id, token = run[i], run[i + 1]
+    if guard(holds, id, token) then
+      had[#had + 1] = id
+      if call('HGET', P .. 'j:' .. id, 's') ~= 'a' then begun = begun + 1 end
+    else
+      apart_if_damaged(id)
+    end
+  end
+  local function back(id)
+    local j = P .. 'j:' .. id
+    local due = 0
+    if not wished and call('HGET', j, 's') ~= 'a' then
+      call('HINCRBY', j, begun == 1 and 'k' or 'su', 1)
+      local h = call('HMGET', j, 'k', 'su')
+      local times = (tonumber(h[1]) or 0) + (tonumber(h[2]) or 0)
+      if times >= SUSPECT then isolate(id, now) end
+      due = lost_due(id, now, times)
+    end
+    requeue(id, now, due, 'lost', v)
+  end
+  for _, id in ipairs(had) do guard(back, id) end
+  call('DEL', key .. ':run', key .. ':pool')
+  return #had
+end
+
+-- ---- the end ----
+
 -- The one way to a final state: feedback is in the store by now (sha, size), then the state, then the callback.
--- Keeps v, m, mn of the last attempt for the lists.
+-- Keeps v, m, mn of the last attempt for the lists. Of several jobs with one output name the newest has the result.
 local function finish(id, now, verdict, sha, size, msg)
   local j = P .. 'j:' .. id
-  local h = call('HMGET', j, 'te', 'la', 'of', 'v', 's', 'cb')
+  if flaw(id) then mend(id, now) end
+  local h = call('HMGET', j, 'te', 'la', 'of', 'v', 's', 'cb', 'pl')
   if h[5] == 'q' then unqueue(id) end
   if h[4] then call('HDEL', P .. 'vmm:' .. h[4] .. ':run', id) end
+  if h[7] then place_drop(h[7], now) end
   call('HSET', j, 's', 'f', 'x', verdict, 'fd', sha, 'fs', size, 'ft', now)
   call('HDEL', j, 't')
   call('DEL', P .. 'o:' .. id)
+  call('HDEL', P .. 'broken', id)
   trace(id, now, 'final', msg)
-  call('HSET', P .. 'res:' .. h[1] .. ':' .. h[2], h[3], id .. ' ' .. sha .. ' ' .. size)
-  call('ZREM', P .. 'live:' .. h[1], id)
+  if h[1] and h[2] and h[3] then
+    local res = P .. 'res:' .. h[1] .. ':' .. h[2]
+    local other = tonumber(string.match(call('HGET', res, h[3]) or '', '^%d+'))
+    if not other or other <= tonumber(id) then call('HSET', res, h[3], id .. ' ' .. sha .. ' ' .. size) end
+  end
+  if h[1] then
+    call('ZREM', P .. 'live:' .. h[1], id)
+    call('ZADD', P .. 'dead:' .. h[1], id, id)
+  end
   call('ZREM', P .. 'alive', id)
-  call('ZADD', P .. 'dead:' .. h[1], id, id)
   call('ZADD', P .. 'dead', now, id)
   call('HINCRBY', P .. 'stats', 'v_' .. verdict, 1)
   if h[6] then

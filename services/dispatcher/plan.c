@@ -30,14 +30,15 @@ static size_t roomiest(const struct world *w, const bool *fits, const unsigned *
     return best;
 }
 
-static size_t oldest(const struct world *w, const struct row *rows)
+/* The placement with the oldest head, among those whose jobs run alone or among the others. */
+static size_t oldest(const struct world *w, const struct row *rows, bool alone)
 {
     size_t best = w->place_ct;
 
     for (size_t i = 0; i < w->place_ct; i++) {
         const struct place *p = &w->places[i];
 
-        if (rows[i].blocked || !p->text || rows[i].next >= p->head_ct)
+        if (rows[i].blocked || !p->text || p->text->alone != alone || rows[i].next >= p->head_ct)
             continue;
         if (best == w->place_ct ||
             p->heads[rows[i].next].score < w->places[best].heads[rows[best].next].score)
@@ -72,19 +73,74 @@ static bool any(const unsigned *room, size_t ct)
     return false;
 }
 
-void plan_make(const struct world *w, struct plan *ret)
+/* ---- jobs that run alone ---- */
+
+/* Of the vmms that fit the one on which least runs and that is not taken; its index, or vmm_ct. */
+static size_t emptiest(const struct world *w, const struct place_text *t, const bool *taken)
 {
-    struct row *rows = xcalloc(w->place_ct + 1, sizeof(*rows));
-    unsigned *room = xcalloc(w->vmm_ct + 1, sizeof(*room));
+    size_t best = w->vmm_ct;
+
+    for (size_t i = 0; i < w->vmm_ct; i++) {
+        const struct vmm_view *v = w->vmms[i];
+
+        if (taken[i] || v->solo || v->slots == 0 || !vmm_fits(v, t))
+            continue;
+        if (best == w->vmm_ct || v->running < w->vmms[best]->running)
+            best = i;
+    }
+    return best;
+}
+
+/* How many vmms may run one job alone, or be kept free for one, beside those that do: so that many
+ * suspects leave half of the vmms to the others. */
+static unsigned solo_room(const struct world *w)
+{
+    unsigned up = 0, solo = 0;
+
+    for (size_t i = 0; i < w->vmm_ct; i++) {
+        up += w->vmms[i]->up && !w->vmms[i]->drain;
+        solo += w->vmms[i]->up && w->vmms[i]->solo;
+    }
+    up = up > 1 ? up / 2 : up;
+    return up > solo ? up - solo : 0;
+}
+
+/* The oldest suspect goes to an empty vmm. Where there is none, nothing more goes to that one on
+ * which least runs, until it is empty: the least that runs anywhere can only fall while this goes
+ * on, so it comes to an end without any memory of the choice. */
+static void plan_alone(const struct world *w, struct plan *ret, struct row *rows, unsigned *room)
+{
+    cleanup_free bool *taken = xcalloc(w->vmm_ct + 1, sizeof(*taken));
+    unsigned most = solo_room(w);
+    bool kept = false;
     size_t p;
 
-    ret->move_ct = 0;
-    ret->jobs = 0;
-    ret->cut = false;
-    ret->unplaced = false;
-    for (size_t i = 0; i < w->vmm_ct; i++)
-        room[i] = vmm_free(w->vmms[i]);
-    while ((p = oldest(w, rows)) < w->place_ct) {
+    while (most > 0 && (p = oldest(w, rows, true)) < w->place_ct) {
+        size_t v = emptiest(w, w->places[p].text, taken);
+
+        if (v == w->vmm_ct || (w->vmms[v]->running > 0 && kept)) {
+            rows[p].blocked = true;
+            ret->unplaced = ret->unplaced || v == w->vmm_ct;
+            continue;
+        }
+        taken[v] = true;
+        room[v] = 0;
+        most--;
+        if (w->vmms[v]->running > 0)
+            rows[p].blocked = kept = true;
+        else if (!add(ret, w->places[p].number, w->vmms[v]))
+            return;
+        rows[p].next++;
+    }
+}
+
+/* ---- all others ---- */
+
+static void plan_others(const struct world *w, struct plan *ret, struct row *rows, unsigned *room)
+{
+    size_t p;
+
+    while ((p = oldest(w, rows, false)) < w->place_ct) {
         size_t v;
 
         if (!rows[p].fits)
@@ -104,6 +160,21 @@ void plan_make(const struct world *w, struct plan *ret)
         if (rows[p].next == w->places[p].head_ct && w->places[p].length > rows[p].next)
             ret->cut = true; /* more of it wait than were told */
     }
+}
+
+void plan_make(const struct world *w, struct plan *ret)
+{
+    struct row *rows = xcalloc(w->place_ct + 1, sizeof(*rows));
+    unsigned *room = xcalloc(w->vmm_ct + 1, sizeof(*room));
+
+    ret->move_ct = 0;
+    ret->jobs = 0;
+    ret->cut = false;
+    ret->unplaced = false;
+    for (size_t i = 0; i < w->vmm_ct; i++)
+        room[i] = vmm_free(w->vmms[i]);
+    plan_alone(w, ret, rows, room);
+    plan_others(w, ret, rows, room);
     if (!any(room, w->vmm_ct))
         ret->unplaced = ret->cut = false;
     for (size_t i = 0; i < w->place_ct; i++)

@@ -25,7 +25,8 @@ struct plan {
 
 /* The oldest head of all placements first (class, then age); a placement that fits nowhere is
  * passed over, so none stands in the way of another; among the vmms that fit, the one with most
- * free slots. */
+ * free slots. Before that, jobs that run alone get vmms that are empty, or the emptiest is kept
+ * from others until it is. */
 void plan_make(const struct world *w, struct plan *ret);
 
 #endif

@@ -47,19 +47,24 @@ int reclaim_silent(struct dispatcher *d, const struct world *w, struct error *er
     return 0;
 }
 
-static void close_told(struct dispatcher *d, const char *why, const char *id)
+static void close_told(struct dispatcher *d, const char *why, const char *id, const char *detail)
 {
-    char text[200];
+    char text[300];
 
     if (strcmp(why, "age") == 0)
         snprintf(text, sizeof(text),
                  "Internal error: Job waited for over %lld seconds and was given up",
                  (long long)d->cfg->queue_max_age_s);
     else if (strcmp(why, "poison") == 0)
-        snprintf(text, sizeof(text),
-                 "Internal error: Unable to complete job: its workers were lost while it ran");
+        snprintf(
+            text, sizeof(text),
+            "Internal error: Unable to complete job: it was set apart, since %.20s workers were "
+            "lost while it ran alone on them",
+            detail);
     else
-        snprintf(text, sizeof(text), "Internal error: the job itself was lost");
+        snprintf(text, sizeof(text), "Internal error: the record of the job is damaged");
+    if (strcmp(why, "age") != 0)
+        log_event(LOG_ERROR_, "job.set_apart", "job", id, "why", why, "detail", detail, NULL);
     chores_close(d->chores, id, why, text);
 }
 
@@ -76,8 +81,8 @@ int due_pass(struct dispatcher *d, struct due *s, struct error *err)
     if (rc < 0)
         return rc;
     s->offset = reply_num(r, 1);
-    for (size_t i = 2; i + 1 < r->elements; i += 2)
-        close_told(d, reply_str(r, i), reply_str(r, i + 1));
+    for (size_t i = 2; i + 2 < r->elements; i += 3)
+        close_told(d, reply_str(r, i), reply_str(r, i + 1), reply_str(r, i + 2));
     return 0;
 }
 

@@ -122,9 +122,10 @@ static void vmm_take(struct world *w, const redisReply *e, bool whole, int64_t n
     v->body = (unsigned)reply_num(e, 6);
     v->running = (unsigned)reply_num(e, 7);
     vmm_take_labels(v, reply_str(e, 8));
+    v->solo = strcmp(reply_str(e, 9), "1") == 0;
     if (whole) {
-        pairs_take(&v->images, reply_list(e, 9));
-        pairs_take(&v->wants, reply_list(e, 10));
+        pairs_take(&v->images, reply_list(e, 10));
+        pairs_take(&v->wants, reply_list(e, 11));
     }
 }
 
@@ -215,7 +216,7 @@ static void texts_clear(struct world *w)
 static struct place_text *text_parse(uint32_t number, const char *text)
 {
     struct place_text *t = xcalloc(1, sizeof(*t));
-    char *line[4] = {NULL}, *at;
+    char *line[5] = {NULL}, *at;
 
     t->number = number;
     t->text = at = xstrdup(text);
@@ -230,6 +231,7 @@ static struct place_text *text_parse(uint32_t number, const char *text)
         t->digest_ct = world_split(line[1], ',', t->digests, JOB_MAX_DIGESTS);
     if (line[2])
         t->label_ct = world_split(line[2], ',', t->labels, JOB_MAX_LABELS);
+    t->alone = line[4] && strcmp(line[4], "alone") == 0;
     t->body = line[3] && *line[3] ? (unsigned)strtoul(line[3], NULL, 10) : 1;
     return t;
 }

@@ -31,6 +31,7 @@ struct vmm_view {
     char *name;
     char epoch[24], beat[24];
     bool up, drain;
+    bool solo; /* what runs there runs alone: nothing may join it */
     unsigned body;
     unsigned slots, running;
     char *labels[JOB_MAX_LABELS * 4];
@@ -50,6 +51,7 @@ struct place_text {
     char *labels[JOB_MAX_LABELS];
     size_t label_ct;
     unsigned body;      /* body version needed */
+    bool alone;         /* its jobs want a vmm for themselves */
     int64_t gone_since; /* mono: no live vmm has the image; 0 when one has */
 };
 
@@ -92,7 +94,7 @@ void world_forget(struct world *w);
 /* Numbers of placements whose text is not known yet, at most max; how many. */
 size_t world_unknown(const struct world *w, uint32_t *out, size_t max);
 /* The text of a placement: image, newline, digests (commas), newline, labels (commas), and perhaps
- * newline, body version. */
+ * newline, body version (or nothing), and perhaps newline, "alone". */
 void world_learn(struct world *w, uint32_t number, const char *text);
 
 /* "a,b" cut in place into at most max pieces; empty ones are left out. */
@@ -104,7 +106,7 @@ bool vmm_has_image(const struct vmm_view *v, const struct place_text *t);
 bool vmm_fits(const struct vmm_view *v, const struct place_text *t);
 static inline unsigned vmm_free(const struct vmm_view *v)
 {
-    return v->running < v->slots ? v->slots - v->running : 0;
+    return !v->solo && v->running < v->slots ? v->slots - v->running : 0;
 }
 
 #endif

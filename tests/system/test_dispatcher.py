@@ -149,18 +149,52 @@ def test_old_jobs_end_with_feedback(rig):
     assert d.poll() is None
 
 
-def test_a_job_that_kills_its_workers_is_set_apart(rig, active):
-    v = Vmm(rig)
-    job, good = rig.accept(), None
-    for _ in range(3):
-        assert v.take()[0] == job
-        v.step(job, "r")
-        v.held.clear()
-        v.register()
-    wait_for(lambda: rig.state(job) == "f")
-    assert "workers were lost" in feedback(rig, job)
-    good = rig.accept()
+def test_a_job_that_kills_its_workers_is_set_apart(rig, active, front):
+    """And none of those that shared a worker with it is charged or ended."""
+    v = Vmm(rig, slots=3)
+    stop = beating(v)
+    bad = rig.accept(callback=front.url, output="bad.txt")
+    good = [rig.accept() for _ in range(5)]
+    lost = 0
+    while rig.state(bad) != "f":
+        if v.take(0.3) and len(v.held) < 3:
+            v.take(0.1), v.take(0.1)
+        for job in list(v.held):
+            v.step(job, "r")
+        if bad in v.held:
+            v.held.clear()
+            v.register()
+            lost += 1
+            continue
+        for job in list(v.held):
+            v.commit(job)
+    assert lost == 5  # twice with others, three times alone
+    assert re.search(r"Internal error: .* set apart, since 3 workers were lost", feedback(rig, bad))
+    assert rig.get(f"j:{bad}", "x") == "infrastructure"
+    wait_for(lambda: delivered(rig, bad))
+    assert b"set apart" in front.got[0][4]
+    while any(rig.state(j) != "f" for j in good):
+        assert v.take()
+        for job in list(v.held):
+            v.commit(job)
+    assert {rig.get(f"j:{j}", "x") for j in good} == {"success"}
+    assert {rig.get(f"j:{j}", "k") for j in good} == {None}
+    stop.set()
+    assert "job.set_apart" in rig.log(active)
+
+
+def test_a_damaged_record_is_closed_and_the_rest_goes_on(rig, active):
+    v = Vmm(rig, images={})
+    stop = beating(v)
+    bad, good = rig.accept(), rig.accept()
+    rig.redis.hdel(rig.key(f"j:{bad}"), "pl")
+    v.images = {"img": DIGEST}
+    v.show_images()
     assert v.take()[0] == good
+    wait_for(lambda: rig.state(bad) == "f")
+    assert "record of the job is damaged" in feedback(rig, bad)
+    assert "job.set_apart" in rig.log(active) and "its state has no pl" in rig.log(active)
+    stop.set()
 
 
 # ---- pools ----

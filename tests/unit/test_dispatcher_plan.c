@@ -61,8 +61,11 @@ static void see(struct world *w, const char *vmms, const char *places, bool whol
     free(copy);
 }
 
+#define VIEW(name, beat, slots, drain, running, labels, solo, images)                              \
+    "[ " name " 1 " beat " up " slots " " drain " 1 " running " " labels " " solo " [ " images     \
+    " ] [ ] ] "
 #define VMM(name, beat, slots, drain, running, labels, images)                                     \
-    "[ " name " 1 " beat " up " slots " " drain " 1 " running " " labels " [ " images " ] [ ] ] "
+    VIEW(name, beat, slots, drain, running, labels, "0", images)
 
 static unsigned count(const struct plan *p, uint32_t place, const char *vmm)
 {
@@ -146,6 +149,83 @@ static void test_who_fits(void **state)
     }
 }
 
+/* Places 1 and 2 hold jobs that run alone, 3 others. */
+static void plan_suspects(struct world *w, const char *vmms, const char *places)
+{
+    world_init(w);
+    see(w, vmms, places, true, 1000);
+    world_learn(w, 1, "img\nd1\n\n\nalone");
+    world_learn(w, 2, "img\nd1\ngpu\n\nalone");
+    world_learn(w, 3, "img\nd1\n");
+    plan_make(w, &plan);
+}
+
+static void test_a_suspect_gets_an_empty_vmm_for_itself(void **state)
+{
+    struct world w;
+
+    (void)state;
+    plan_suspects(
+        &w, VMM("a", "1", "4", "0", "1", "_", "img d1") VMM("b", "1", "4", "0", "0", "_", "img d1"),
+        "[ 1 2 10 100 11 101 ] [ 3 9 1 1 2 2 3 3 4 4 5 5 6 6 7 7 8 8 9 9 ]");
+    assert_int_equal(count(&plan, 1, "b"), 1);
+    assert_int_equal(count(&plan, 3, "b"), 0);
+    /* one of two vmms is for suspects: a is not kept for the second */
+    assert_int_equal(count(&plan, 1, "a"), 0);
+    assert_int_equal(count(&plan, 3, "a"), 3);
+    world_done(&w);
+}
+
+static void test_the_emptiest_vmm_is_kept_for_a_suspect(void **state)
+{
+    struct world w;
+
+    (void)state;
+    plan_suspects(&w,
+                  VMM("a", "1", "4", "0", "3", "_", "img d1")
+                      VMM("b", "1", "4", "0", "2", "gpu", "img d1")
+                          VMM("c", "1", "4", "0", "3", "_", "img d1")
+                              VMM("d", "1", "4", "0", "3", "gpu", "img d1"),
+                  "[ 1 1 10 100 ] [ 2 1 12 110 ] [ 3 5 20 200 21 201 22 202 23 203 24 204 ]");
+    assert_int_equal(count(&plan, 1, "b"), 0);
+    assert_int_equal(count(&plan, 3, "b"), 0); /* kept, and no other beside it */
+    assert_int_equal(plan.jobs, 3);
+    world_done(&w);
+    /* the only one there is, too */
+    plan_suspects(&w, VMM("a", "1", "4", "0", "3", "_", "img d1"), "[ 1 1 9 90 ] [ 3 1 1 10 ]");
+    assert_int_equal(plan.jobs, 0);
+    assert_false(plan.unplaced || plan.cut); /* nothing to do until one ends */
+    world_done(&w);
+}
+
+static void test_nothing_joins_a_suspect(void **state)
+{
+    struct world w;
+
+    (void)state;
+    plan_suspects(&w, VIEW("a", "1", "4", "0", "1", "_", "1", "img d1"),
+                  "[ 1 1 10 100 ] [ 3 2 1 1 2 2 ]");
+    assert_int_equal(plan.jobs, 0);
+    world_done(&w);
+}
+
+static void test_suspects_leave_half_of_the_vmms_to_others(void **state)
+{
+    struct world w;
+
+    (void)state;
+    plan_suspects(&w,
+                  VIEW("a", "1", "1", "0", "1", "_", "1", "img d1")
+                      VMM("b", "1", "1", "0", "0", "_", "img d1")
+                          VMM("c", "1", "1", "0", "0", "_", "img d1")
+                              VMM("d", "1", "1", "0", "0", "_", "img d1"),
+                  "[ 1 4 1 1 2 2 3 3 4 4 ] [ 3 4 5 5 6 6 7 7 8 8 ]");
+    assert_int_equal(plan.jobs, 3);
+    assert_int_equal(count(&plan, 1, "b"), 1);
+    assert_int_equal(count(&plan, 3, "c") + count(&plan, 3, "d"), 2);
+    world_done(&w);
+}
+
 static void test_since_and_gap(void **state)
 {
     struct world w;
@@ -207,6 +287,10 @@ int main(void)
         cmocka_unit_test(test_oldest_first_and_no_blocking),
         cmocka_unit_test(test_spread_by_free_slots),
         cmocka_unit_test(test_who_fits),
+        cmocka_unit_test(test_a_suspect_gets_an_empty_vmm_for_itself),
+        cmocka_unit_test(test_the_emptiest_vmm_is_kept_for_a_suspect),
+        cmocka_unit_test(test_nothing_joins_a_suspect),
+        cmocka_unit_test(test_suspects_leave_half_of_the_vmms_to_others),
         cmocka_unit_test(test_since_and_gap),
         cmocka_unit_test(test_places_are_asked_for_once),
         cmocka_unit_test(test_garbage_is_nothing),

@@ -10,7 +10,7 @@ for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do
   drivers[v] = call('HGET', P .. 'vmm:' .. v, 'driver') or ''
   some = drivers[v]
 end
-for _, id in ipairs(ids) do
+local function show(id)
   local h = call('HMGET', P .. 'j:' .. id, 's', 'v', 'n', 'm', 'x', 'at')
   local body = call('GET', P .. 'b:' .. id)
   if body and h[1] then
@@ -18,4 +18,5 @@ for _, id in ipairs(ids) do
       h[6] or '0', call('LRANGE', P .. 't:' .. id, 0, -1)}
   end
 end
+for _, id in ipairs(ids) do pcall(show, id) end -- one that is damaged is not shown
 return reply

@@ -1,8 +1,8 @@
 #!lua flags=no-writes
 -- ARGV: fence, 1 for everything or 0 for what changes from job to job, most heads of a queue, most placements.
 -- "ok", meta (run id, gen, id_next, id_limit), the next due time in `delay` or "", vmms, placements with a queue, wishes, used.
--- A vmm: name, epoch, beat, state, slots, drain, body, how many run, labels, then if everything was asked for its images
--- and wants. A placement: number, length, then id, score of its heads: as many as may find a slot. Cost is by vmms and
+-- A vmm: name, epoch, beat, state, slots, drain, body, how many run, labels, 1 when a job runs there alone, then if everything was
+-- asked for its images and wants. A placement: number, length, then id, score of its heads: as many as may find a slot. Cost is by vmms and
 -- placements, never by the jobs that wait.
 if not leads(ARGV[1]) then return {'deposed'} end
 local all, most = ARGV[2] == '1', tonumber(ARGV[3])
@@ -16,9 +16,10 @@ for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do
   local e = {v}
   for i = 1, 6 do e[i + 1] = h[i] or '' end
   local run = call('HLEN', key .. ':run')
-  e[8], e[9] = string.format('%d', run), h[7] or ''
-  if h[3] == 'up' and h[5] ~= '1' then free = free + math.max(0, (tonumber(h[4]) or 0) - run) end
-  if all then e[10], e[11] = call('HGETALL', key .. ':img'), call('HGETALL', key .. ':want') end
+  local solo = run > 0 and has_solo(key)
+  e[8], e[9], e[10] = string.format('%d', run), h[7] or '', solo and '1' or '0'
+  if h[3] == 'up' and h[5] ~= '1' and not solo then free = free + math.max(0, (tonumber(h[4]) or 0) - run) end
+  if all then e[11], e[12] = call('HGETALL', key .. ':img'), call('HGETALL', key .. ':want') end
   vmms[#vmms + 1] = e
 end
 local places = {}

@@ -21,6 +21,6 @@ for i = 1, #used, 2 do
   if tonumber(used[i + 1]) < tonumber(ARGV[4]) then call('HDEL', P .. 'used', used[i]) end
 end
 if call('HLEN', P .. 'pl') > tonumber(ARGV[5]) and call('EXISTS', P .. 'alive') == 0 then
-  call('DEL', P .. 'pl', P .. 'pln')
+  call('DEL', P .. 'pl', P .. 'pln', P .. 'plc', P .. 'plfree')
 end
 return {'ok'}

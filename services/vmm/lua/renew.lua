@@ -13,7 +13,7 @@ local run, held = {}, {}
 local flat = call('HGETALL', key .. ':run')
 local dead = {}
 for i = 1, #flat, 2 do
-  if holds(flat[i], flat[i + 1]) then
+  if guard(holds, flat[i], flat[i + 1]) then
     run[flat[i]] = flat[i + 1]
   else
     dead[#dead + 1] = flat[i]
@@ -32,5 +32,8 @@ for id, token in pairs(run) do
   end
 end
 call('HSET', key, 'beat', ARGV[3])
-for _, id in ipairs(dead) do call('HDEL', key .. ':run', id) end
+for _, id in ipairs(dead) do
+  call('HDEL', key .. ':run', id)
+  apart_if_damaged(id)
+end
 return reply
