@@ -6,6 +6,7 @@
 #include "services/dispatcher/dispatcher.h"
 #include "services/dispatcher/scripts.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,15 +26,16 @@ size_t pools_targets(const struct world *w, int64_t now, int64_t pool_size, int6
     struct pool_target *all = xcalloc(most + 1, sizeof(*all));
 
     for (size_t i = 0; i < w->wishes.ct; i++) {
-        unsigned long n = strtoul(w->wishes.list[i].value, NULL, 10);
+        unsigned n = 0, cores = 0, memory = 0;
+        sscanf(w->wishes.list[i].value, "%u %u %u", &n, &cores, &memory);
         if (n > 0)
             all[ct++] =
-                (struct pool_target){w->wishes.list[i].key, n > 100000 ? 100000 : (unsigned)n};
+                (struct pool_target){w->wishes.list[i].key, n > 100000 ? 100000 : n, cores, memory};
     }
     for (size_t i = 0; i < w->used.ct && pool_size > 0; i++) {
         const struct pair *u = &w->used.list[i];
         if (now - strtoll(u->value, NULL, 10) < idle_ms && !pairs_get(&w->wishes, u->key))
-            all[ct++] = (struct pool_target){u->key, (unsigned)pool_size};
+            all[ct++] = (struct pool_target){.image = u->key, .want = (unsigned)pool_size};
     }
     qsort(all, ct, sizeof(*all), by_image);
     if (ct > max) {
@@ -68,7 +70,7 @@ static int tell(struct dispatcher *d, const struct world *w, size_t v, const str
 {
     const struct vmm_view *vmm = w->vmms[v];
     const char *argv[2 + 2 * TARGETS_MAX];
-    struct number n[TARGETS_MAX];
+    char text[TARGETS_MAX][48];
     cleanup_reply redisReply *r = NULL;
     bool same = true;
     int argc = 2;
@@ -78,12 +80,18 @@ static int tell(struct dispatcher *d, const struct world *w, size_t v, const str
         unsigned share = shares[i * w->vmm_ct + v];
         const char *now = pairs_get(&vmm->wants, t[i].image);
 
-        if (share == 0)
+        bool shaped = t[i].cores_milli > 0 || t[i].memory_mb > 0;
+
+        /* a shape holds for the image's jobs wherever they run, without a warm machine too */
+        if (share == 0 && !(shaped && keeps(vmm, t[i].image)))
             continue;
-        n[i] = number(share);
-        same = same && now && strcmp(now, n[i].text) == 0;
+        if (shaped)
+            snprintf(text[i], sizeof(text[i]), "%u %u %u", share, t[i].cores_milli, t[i].memory_mb);
+        else
+            snprintf(text[i], sizeof(text[i]), "%u", share);
+        same = same && now && strcmp(now, text[i]) == 0;
         argv[argc++] = t[i].image;
-        argv[argc++] = n[i].text;
+        argv[argc++] = text[i];
     }
     if (same && vmm->wants.ct == (size_t)(argc - 2) / 2)
         return 0;

@@ -11,8 +11,9 @@
 struct dispatcher;
 
 struct pool_target {
-    const char *image; /* lives in the world */
-    unsigned want;     /* of all vmms */
+    const char *image;               /* lives in the world */
+    unsigned want;                   /* of all vmms */
+    unsigned cores_milli, memory_mb; /* 0: the default */
 };
 
 /* Targets by image, at most max; how many. `now` is wall ms. */

@@ -119,6 +119,7 @@ static int decode(struct run *r, struct error *err)
         return rc;
     const struct job_limits *l = &r->job->limits;
     r->shape = vmm_default_shape(r->v, r->job->image, NULL);
+    pool_shape(r->v->pool, &r->shape);
     r->shape.cores_milli = OR(l->cores_milli, r->shape.cores_milli);
     r->shape.memory_mb = OR(l->memory_mb, r->shape.memory_mb);
     r->shape.pids = OR(l->pids, r->shape.pids);
@@ -285,9 +286,9 @@ static int take_frame(struct run *r, const struct frame *f, struct error *err)
         output_add(&r->out, f->data, f->len);
         return 1;
     case FRAME_FINAL:
-        /* Asking may cost a round trip to an engine; a job that ended well was not killed. */
+        /* Where asking takes an engine's time, a job that ended well is not asked about. */
         frame_field_u64(text, f->len, "status", &status);
-        c = context(r, status != 0);
+        c = context(r, status != 0 || r->v->driver->oom_at_once);
         return verdict_final(text, f->len, &c, &r->steps, &r->result, err);
     case FRAME_ERROR:
         return err_set(err, ERR_TEMPORARY, EPROTO, "autodriver: %.*s",

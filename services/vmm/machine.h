@@ -88,8 +88,11 @@ struct driver {
      * could not be removed is the reaper's. Sets *ret_oom (may be NULL) when the machine hit its
      * memory limit. */
     void (*destroy)(struct machine *m, int64_t deadline);
-    /* True when the memory limit of the machine was hit. Before destroy. */
+    /* True when the kernel killed a process of the machine for its memory limit. Before destroy. */
     bool (*oom_killed)(struct machine *m);
+    /* It can tell while the machine lives, and costs next to nothing: asked about every job, also
+     * one that ended well although a program of it was killed. */
+    bool oom_at_once;
     /* CPU time and peak memory, where it can be had; before destroy. 0 or negative. */
     int (*usage)(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes);
     /* Every machine of this deployment and this vmm that exists at the backend, also of earlier

@@ -24,6 +24,9 @@
 #define HOLD_BASE_MS 1000
 #define HOLD_CAP_MS  60000
 #define IMAGES_MAX   256
+/* At once, each of another image: one that takes long holds up no other, and of one image no more
+ * processors are taken from jobs than one making needs. */
+#define MAKERS 4
 
 struct warm {
     struct warm *next;
@@ -33,27 +36,30 @@ struct warm {
 struct wish {
     char *image;
     unsigned want;
+    uint32_t cores_milli, memory_mb; /* 0: the default */
+    bool making;
     unsigned tries;     /* makings that failed in a row */
     int64_t hold_until; /* mono; after a failure */
 };
 
 struct pool {
     struct vmm *v;
-    pthread_t thread;
-    int wake_fd; /* eventfd */
+    pthread_t keeper, makers[MAKERS];
+    int wake_fd; /* eventfd: for the keeper */
     int stop_fd; /* eventfd, signalled once */
 
     pthread_mutex_t lock; /* guards the following */
+    pthread_cond_t more;  /* there may be something to make */
     struct warm *warm;    /* oldest first */
-    size_t warm_ct;
+    size_t warm_ct, making_ct;
+    struct wish *wishes; /* only the keeper adds and removes, so it may read images without lock */
+    size_t wish_ct;
     int64_t rest_until; /* mono; no making before it */
     bool rested;        /* since the last making: takings that go on do not put it off again */
     bool read_wishes;
     bool stopping;
 
     /* keeper's own */
-    struct wish *wishes;
-    size_t wish_ct;
     int64_t wishes_at;
     uint64_t reported; /* fleet_version() */
     bool report_again;
@@ -94,12 +100,49 @@ struct machine *pool_take(struct pool *p, const struct machine_shape *shape)
 
 /* ---- wishes ---- */
 
-static struct wish *find_wish(struct pool *p, const char *image)
+static struct wish *find_wish(const struct pool *p, const char *image)
 {
     for (size_t i = 0; i < p->wish_ct; i++)
         if (strcmp(p->wishes[i].image, image) == 0)
             return &p->wishes[i];
     return NULL;
+}
+
+static void shape_by(const struct wish *w, struct machine_shape *shape)
+{
+    if (w && w->cores_milli > 0)
+        shape->cores_milli = w->cores_milli;
+    if (w && w->memory_mb > 0)
+        shape->memory_mb = w->memory_mb;
+}
+
+void pool_shape(struct pool *p, struct machine_shape *shape)
+{
+    pthread_mutex_lock(&p->lock);
+    shape_by(find_wish(p, shape->image), shape);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* "N", or "N cores memory" with cores in thousandths and memory in MB. */
+static void take_wish(struct pool *p, const char *image, const char *text)
+{
+    unsigned n = 0, cores = 0, memory = 0;
+    struct wish *w = find_wish(p, image);
+    if (sscanf(text, "%u %u %u", &n, &cores, &memory) < 1 || (!w && p->wish_ct >= IMAGES_MAX))
+        return;
+    if (!w) {
+        p->wishes = xrealloc(p->wishes, (p->wish_ct + 1) * sizeof(*p->wishes));
+        w = &p->wishes[p->wish_ct++];
+        *w = (struct wish){.image = xstrdup(image)};
+    }
+    w->want = n > (unsigned)p->v->cfg->warm_max ? (unsigned)p->v->cfg->warm_max : n;
+    w->cores_milli = cores;
+    w->memory_mb = memory;
+}
+
+static bool is_idle(const struct wish *w)
+{
+    return w->want == 0 && w->cores_milli == 0 && w->memory_mb == 0 && !w->making;
 }
 
 static void read_wishes(struct pool *p)
@@ -110,29 +153,20 @@ static void read_wishes(struct pool *p)
     p->wishes_at = clock_mono_ms() + WISHES_MS;
     if (!rlink_is_up(p->v->link) || vmm_hgetall(p->v, key, &r, &err) < 0)
         return; /* poked again when it is up */
+    pthread_mutex_lock(&p->lock);
     for (size_t i = 0; i < p->wish_ct; i++)
-        p->wishes[i].want = 0;
-    for (size_t i = 0; i + 1 < r->elements; i += 2) {
-        struct wish *w = find_wish(p, reply_str(r, i));
-        if (!w && p->wish_ct >= IMAGES_MAX)
-            continue;
-        if (!w) {
-            p->wishes = xrealloc(p->wishes, (p->wish_ct + 1) * sizeof(*p->wishes));
-            w = &p->wishes[p->wish_ct++];
-            *w = (struct wish){.image = xstrdup(reply_str(r, i))};
-        }
-        unsigned long n = strtoul(reply_str(r, i + 1), NULL, 10);
-        w->want =
-            n > (unsigned long)p->v->cfg->warm_max ? (unsigned)p->v->cfg->warm_max : (unsigned)n;
-    }
+        p->wishes[i].want = p->wishes[i].cores_milli = p->wishes[i].memory_mb = 0;
+    for (size_t i = 0; i + 1 < r->elements; i += 2)
+        take_wish(p, reply_str(r, i), reply_str(r, i + 1));
     for (size_t i = 0; i < p->wish_ct;) {
-        if (p->wishes[i].want > 0) {
+        if (!is_idle(&p->wishes[i])) {
             i++;
         } else {
             free(p->wishes[i].image);
             p->wishes[i] = p->wishes[--p->wish_ct];
         }
     }
+    pthread_mutex_unlock(&p->lock);
 }
 
 /* ---- letting go ---- */
@@ -145,15 +179,18 @@ static unsigned count_locked(const struct pool *p, const char *image)
     return n;
 }
 
-static bool is_stale(struct pool *p, const struct machine *m)
+static bool is_stale(struct pool *p, const struct wish *w, const struct machine *m)
 {
     if (clock_mono_ms() - m->made_ms > AGE_MAX_MS)
         return true;
-    cleanup_free char *digest = watch_image(p->v->watch, m->spec.shape.image);
-    return !digest || strcmp(digest, m->spec.shape.digest) != 0;
+    cleanup_free char *digest = watch_image(p->v->watch, w->image);
+    struct machine_shape due = vmm_default_shape(p->v, w->image, digest);
+    shape_by(w, &due);
+    return !digest || !machine_shape_equal(&due, &m->spec.shape);
 }
 
-/* Those that are too many, too old, or of an image that was replaced: oldest first. */
+/* Those that are too many, too old, of an image that was replaced, or of another shape than is
+ * wished by now: oldest first. */
 static void let_go(struct pool *p)
 {
     struct machine **gone = xcalloc((size_t)p->v->cfg->warm_max + 1, sizeof(struct machine *));
@@ -162,7 +199,7 @@ static void let_go(struct pool *p)
     for (struct warm **at = &p->warm; *at && gone_ct < (size_t)p->v->cfg->warm_max;) {
         struct machine *m = (*at)->m;
         const struct wish *w = find_wish(p, m->spec.shape.image);
-        if (w && count_locked(p, w->image) <= w->want && !is_stale(p, m)) {
+        if (w && count_locked(p, w->image) <= w->want && !is_stale(p, w, m)) {
             at = &(*at)->next;
             continue;
         }
@@ -214,13 +251,15 @@ static void add_warm(struct pool *p, struct machine *m)
     pthread_mutex_unlock(&p->lock);
 }
 
-static int make(struct pool *p, struct wish *w, struct error *err)
+/* By the makers, without the lock. */
+static int make(struct pool *p, const struct wish *w, struct error *err)
 {
     struct vmm *v = p->v;
     cleanup_free char *digest = watch_image(v->watch, w->image);
     if (!digest)
         return err_set(err, ERR_REFUSED, ENOENT, "there is no image %s", w->image);
     struct machine_shape shape = vmm_default_shape(v, w->image, digest);
+    shape_by(w, &shape);
     struct machine_spec spec;
     int rc = fleet_begin(v->fleet, &shape, &spec, err);
     if (rc < 0)
@@ -242,22 +281,24 @@ static int make(struct pool *p, struct wish *w, struct error *err)
 }
 
 /* The image whose share of its wish is least; NULL when nothing is to be made now. Lowers *ret_next
- * to when one may be. */
+ * to when one may be. With the lock. */
 static struct wish *neediest(struct pool *p, int64_t *ret_next)
 {
     struct wish *best = NULL;
     unsigned best_have = 0;
+    char epoch[24];
     int64_t now = clock_mono_ms();
-    pthread_mutex_lock(&p->lock);
-    bool room = p->warm_ct < (size_t)p->v->cfg->warm_max && !p->stopping;
-    if (room && p->rest_until > now) {
-        room = false;
+    if (p->warm_ct + p->making_ct >= (size_t)p->v->cfg->warm_max ||
+        !agent_epoch(p->v->agent, epoch) || !health_ok(p->v->health))
+        return NULL;
+    if (p->rest_until > now) {
         *ret_next = p->rest_until < *ret_next ? p->rest_until : *ret_next;
+        return NULL;
     }
-    for (size_t i = 0; room && i < p->wish_ct; i++) {
+    for (size_t i = 0; i < p->wish_ct; i++) {
         struct wish *w = &p->wishes[i];
         unsigned have = count_locked(p, w->image);
-        if (have >= w->want)
+        if (have >= w->want || w->making)
             continue;
         if (w->hold_until > now) {
             if (w->hold_until < *ret_next)
@@ -267,35 +308,56 @@ static struct wish *neediest(struct pool *p, int64_t *ret_next)
             best_have = have;
         }
     }
-    if (best)
-        p->rested = false;
-    pthread_mutex_unlock(&p->lock);
     return best;
 }
 
-/* Makes one machine if one is wanted. True when there may be more to do at once. */
-static bool make_one(struct pool *p, int64_t *ret_next)
+/* Takes the lock back when it is done. */
+static void make_one(struct pool *p, struct wish *w)
 {
-    char epoch[24];
-    if (!agent_epoch(p->v->agent, epoch) || !health_ok(p->v->health))
-        return false;
-    struct wish *w = neediest(p, ret_next);
-    if (!w)
-        return false;
+    struct wish order = *w; /* the wishes may move */
+    cleanup_free char *image = order.image = xstrdup(w->image);
+    w->making = true;
+    p->making_ct++;
+    p->rested = false;
+    pthread_cond_signal(&p->more); /* another image, perhaps */
+    pthread_mutex_unlock(&p->lock);
+
     struct error err = ERROR_INIT;
     char who[HEALTH_WHO_MAX];
-    snprintf(who, sizeof(who), "image %s", w->image);
-    int rc = make(p, w, &err);
+    snprintf(who, sizeof(who), "image %s", image);
+    int rc = make(p, &order, &err);
     if (rc == 0) {
-        w->tries = 0;
-        health_made(p->v->health, who, w->image);
+        health_made(p->v->health, who, image);
     } else if (rc != -ECANCELED) {
-        log_event(LOG_WARN_, "warm.not_made", "image", w->image, "reason", err.msg, NULL);
-        w->hold_until = clock_mono_ms() + clock_backoff_ms(w->tries++, HOLD_BASE_MS, HOLD_CAP_MS);
+        log_event(LOG_WARN_, "warm.not_made", "image", image, "reason", err.msg, NULL);
         if (err.class != ERR_REFUSED && err.code != ENOTCONN && err.code != ECONNRESET)
-            health_failed(p->v->health, who, w->image, &err);
+            health_failed(p->v->health, who, image, &err);
     }
-    return true;
+
+    pthread_mutex_lock(&p->lock);
+    p->making_ct--;
+    w = find_wish(p, image); /* one that is being made stays */
+    w->making = false;
+    w->tries = rc < 0 ? w->tries + 1 : 0;
+    if (rc < 0)
+        w->hold_until = clock_mono_ms() + clock_backoff_ms(w->tries - 1, HOLD_BASE_MS, HOLD_CAP_MS);
+    event_signal(p->wake_fd); /* it may be one too many by now */
+}
+
+static void *maker_main(void *arg)
+{
+    struct pool *p = arg;
+    pthread_mutex_lock(&p->lock);
+    while (!p->stopping) {
+        int64_t next = CLOCK_NEVER;
+        struct wish *w = neediest(p, &next);
+        if (w)
+            make_one(p, w);
+        else
+            cond_wait_until(&p->more, &p->lock, next);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
 }
 
 /* ---- reporting ---- */
@@ -338,9 +400,9 @@ static void report(struct pool *p)
     r->argv[r->argc++] = xstrdup(epoch);
     struct names *names = xcalloc(1, sizeof(*names));
     fleet_images(p->v->fleet, collect_name, names);
-    for (size_t i = 0; i < p->wish_ct;
-         i++) { /* a pool that is wished for is shown while it is empty */
-        size_t k = 0;
+    for (size_t i = 0; i < p->wish_ct; i++) {
+        /* a pool that is wished for is shown while it is empty */
+        size_t k = p->wishes[i].want > 0 ? 0 : names->ct + 1;
         while (k < names->ct && strcmp(names->list[k], p->wishes[i].image) != 0)
             k++;
         if (k == names->ct)
@@ -408,11 +470,11 @@ static void *keeper_main(void *arg)
         if (wishes || clock_mono_ms() >= p->wishes_at)
             read_wishes(p);
         let_go(p);
-        int64_t next = p->wishes_at;
-        bool more = make_one(p, &next);
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_signal(&p->more);
+        pthread_mutex_unlock(&p->lock);
         report(p);
-        if (more)
-            continue;
+        int64_t next = p->wishes_at;
         if ((fleet_version(p->v->fleet) != p->reported || p->report_again) && p->report_at < next &&
             p->report_at > clock_mono_ms())
             next = p->report_at;
@@ -435,22 +497,28 @@ struct pool *pool_new(struct vmm *v)
     p->wake_fd = event_new();
     p->stop_fd = event_new();
     pthread_mutex_init(&p->lock, NULL);
+    cond_init(&p->more);
     return p;
 }
 
 void pool_start(struct pool *p)
 {
-    p->thread = thread_start(keeper_main, p);
+    p->keeper = thread_start(keeper_main, p);
+    for (size_t i = 0; i < MAKERS; i++)
+        p->makers[i] = thread_start(maker_main, p);
 }
 
 void pool_stop(struct pool *p)
 {
     pthread_mutex_lock(&p->lock);
     p->stopping = true;
+    pthread_cond_broadcast(&p->more);
     pthread_mutex_unlock(&p->lock);
     event_signal(p->stop_fd);
     event_signal(p->wake_fd);
-    pthread_join(p->thread, NULL);
+    pthread_join(p->keeper, NULL);
+    for (size_t i = 0; i < MAKERS; i++)
+        pthread_join(p->makers[i], NULL);
     while (p->warm) {
         struct machine *m = p->warm->m;
         detach(p, &p->warm);
@@ -465,6 +533,7 @@ void pool_free(struct pool *p)
     free(p->wishes);
     close(p->wake_fd);
     close(p->stop_fd);
+    pthread_cond_destroy(&p->more);
     pthread_mutex_destroy(&p->lock);
     free(p);
 }

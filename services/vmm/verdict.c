@@ -58,7 +58,11 @@ void verdict_memory(const struct verdict_context *c, int status, struct result *
 {
     commit(r, VERDICT_MEMORY, "Error: Job exceeded its memory limit of %u MB", c->memory_mb);
     line(r, "Job exited with status %d", status);
-    line(r, "Job exceeded its memory limit of %u MB and was killed", c->memory_mb);
+    if (status != 0)
+        line(r, "Job exceeded its memory limit of %u MB and was killed", c->memory_mb);
+    else /* it went on without it */
+        line(r, "Job exceeded its memory limit of %u MB and a program of it was killed",
+             c->memory_mb);
     r->counter = "runjob_errors";
 }
 
@@ -109,7 +113,7 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
     if (is(outcome, n, "exited") || is(outcome, n, "signaled")) {
         bool by_signal = is(outcome, n, "signaled");
         int shown = by_signal ? 128 + (int)(status & 127) : (int)(status & 0xff);
-        if (c->oom && shown != 0) {
+        if (c->oom) {
             verdict_memory(c, shown, r);
             return 0;
         }
@@ -122,6 +126,8 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
     if (is(outcome, n, "timed_out")) {
         steps->run_job = 2;
         verdict_timed_out(c, r);
+        if (c->oom)
+            line(r, "A program of it was killed at its memory limit of %u MB", c->memory_mb);
         return 0;
     }
     if (is(outcome, n, "cancelled")) {

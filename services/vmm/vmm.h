@@ -48,8 +48,8 @@ struct vmm {
     struct health *health;
 };
 
-/* The shape a job gets that gives no limits of its own; warm machines have it. Digest is not set.
- * Borrows `image`. */
+/* The shape a job gets that gives no limits of its own, unless its image's pool is wished to be
+ * otherwise (pool_shape). Borrows both texts. */
 struct machine_shape vmm_default_shape(const struct vmm *v, char *image, char *digest);
 
 /* A plain Redis command on key PREFIX:suffix; as rlink_command. */

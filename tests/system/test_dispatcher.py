@@ -211,6 +211,9 @@ def test_pools_follow_wishes_and_use(rig):
     wait_for(lambda: (want("a"), want("b")) == (b"3", b"2"))
     rig.redis.hset(rig.key("vmm:a"), "drain", 1)
     wait_for(lambda: (want("a"), want("b")) == (None, b"5"))
+    rig.redis.hset(rig.key("vmm:a"), "drain", 0)
+    rig.eval("api", "wish_pool", "img", 1, 2000, 512)  # the shape holds where no machine is wished, too
+    wait_for(lambda: (want("a"), want("b")) == (b"1 2000 512", b"0 2000 512"))
     rig.eval("api", "wish_pool", "img", 0, 0, 0)
     wait_for(lambda: (want("a"), want("b")) == (None, None))
     for s in stops:

@@ -60,3 +60,18 @@ def test_shrunk_to_nothing_is_clean(stack):
     stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/0/", data="{}")
     wait_for("an empty pool", lambda: not free(stack))
     stack.wait_clean()
+
+
+def test_pool_of_a_shape_is_made_of_it(stack):
+    """All jobs of the image that say nothing of their own have that shape, in a warm machine or in a fresh one."""
+    grab = "autograde:\n\t@test 262144000 = \"$$(head -c 300m /dev/zero | tail -c 250m | wc -c)\" && echo got it\n"
+    stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/1/", data='{"cores": 1, "memory": 128}')
+    wait_for("a warm machine", lambda: len(free(stack)) == 1)
+    for _ in range(3):
+        entry, feedback = stack.tango.run(grab)
+        assert b"exceeded its memory limit of 128 MB" in feedback, feedback
+    entry, feedback = stack.tango.run(grab, limits={"memory": 1024})
+    assert feedback.endswith(b"got it\n"), feedback
+    stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/0/", data="{}")
+    wait_for("an empty pool", lambda: not free(stack))
+    stack.wait_clean()

@@ -107,3 +107,17 @@ def test_broken_backend_charges_nobody(make_stack, work_dir):
         assert field(stack, j, "c") == 0
     assert stack.redis.client.hget(key, "drain") == b"0"
     stack.stop()
+
+
+def test_memory_kill_of_a_child_is_told(make_stack):
+    """Also when the job goes on without it and says that all is well."""
+    stack = make_stack(driver="oci")
+    entry, feedback = stack.tango.run("autograde:\n\t@head -c 300m /dev/zero | tail -c 250m | wc -c; echo on we go\n",
+                                      limits={"memory": 64})
+    assert messages(entry)[-1] == "Error: Job exceeded its memory limit of 64 MB"
+    head, _, output = feedback.partition(b"\n---\n")
+    assert head.endswith(b"Here is the output from the autograder:")
+    assert b"Error: Job exceeded its memory limit of 64 MB\n" in head
+    assert b"Job exceeded its memory limit of 64 MB and a program of it was killed\n" in output
+    assert feedback.endswith(b"on we go\n")
+    stack.stop()

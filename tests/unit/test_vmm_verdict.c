@@ -39,9 +39,17 @@ static const struct {
      "Autodriver: Job exited with status 2\n"
      "Autodriver: Job exceeded its memory limit of 64 MB and was killed\n",
      0},
-    /* One that lived through the death of a child has ended well all the same. */
-    {"outcome=exited\nstatus=0\n", &oom, VERDICT_SUCCESS, NORMAL,
-     "Autodriver: Job exited with status 0\n", 0},
+    /* One that lived through the death of a child: that a limit was hit is told all the same. */
+    {"outcome=exited\nstatus=0\n", &oom, VERDICT_MEMORY,
+     "Error: Job exceeded its memory limit of 64 MB",
+     "Autodriver: Job exited with status 0\n"
+     "Autodriver: Job exceeded its memory limit of 64 MB and a program of it was killed\n",
+     0},
+    {"outcome=timed_out\nstatus=0\n", &oom, VERDICT_TIMED_OUT,
+     "Error: Job timed out after 5 seconds",
+     "Autodriver: Job timed out after 5 seconds\n"
+     "Autodriver: A program of it was killed at its memory limit of 64 MB\n",
+     2},
     {"outcome=cancelled\n", &plain, VERDICT_CANCELLED, "Error: Job was cancelled",
      "Autodriver: Job was cancelled\n", 0},
     {"outcome=no_make\nreason=there is no make\n", &plain, VERDICT_FAILED, OS_ERROR,

@@ -525,7 +525,7 @@ static bool oom_killed(struct machine *m)
 {
     struct oci_machine *o = m->priv;
 
-    return cgroup_oom(o->group);
+    return m->spec.shape.memory_mb > 0 && cgroup_oom(o->group);
 }
 
 static int usage(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)
@@ -613,6 +613,7 @@ const struct driver driver_oci = {
     .read = oci_read,
     .destroy = destroy,
     .oom_killed = oom_killed,
+    .oom_at_once = true,
     .usage = usage,
     .list = list,
     .reap = reap,
