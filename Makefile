@@ -74,6 +74,8 @@ $(B)/driver_probe: $(call obj,tests/system/driver_probe.c $(VMM_LIB_SRC)) $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/unit/test_machine: $(call obj,services/vmm/machine.c services/vmm/drivers/null.c services/vmm/drivers/docker_http.c)
 $(B)/unit/test_vmm_health $(B)/unit/test_vmm_pool: $(call obj,services/vmm/machine.c)
+$(B)/unit/test_vmm_health: $(call obj,services/vmm/machine.c)
+$(B)/unit/test_docker_self: $(call obj,services/vmm/drivers/docker_self.c services/vmm/drivers/docker_http.c)
 -include $(shell find $(B)/obj $(B)/fuzz/obj -name '*.d' 2>/dev/null)
 
 FUZZERS      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(FUZZ_SRC))

@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 
@@ -18,8 +20,10 @@
 #define HEAD_MS          10000
 #define GRACE_MS         10000
 #define LINGER_MS        2000
+#define LAST_CALL_MS     2000 /* while draining, for a caller who has connected to ask */
 #define WRITE_STALL_MS   30000
 #define ACCEPTS_PER_TURN 16
+#define BACKLOG_MAX      1024  /* as listen.c gives */
 #define EARLY_BYTES      65536 /* a body up to this is not worth an answer before it is there */
 
 enum conn_state { CONN_IDLE, CONN_HEAD, CONN_BODY, CONN_BUSY, CONN_REFUSED };
@@ -32,6 +36,7 @@ struct conn {
     h2o_socket_cb inner; /* h2o's read callback */
     enum conn_state state;
     bool is_loose, served, chunked, writing;
+    bool asked;    /* a request has begun, sometime */
     int64_t since; /* mono ms: of the state */
     size_t head_len;
     uint64_t limit;      /* bytes of body */
@@ -232,6 +237,7 @@ static bool guard_check(struct conn *c)
 
     if (c->state == CONN_IDLE && have > 0) {
         c->state = CONN_HEAD;
+        c->asked = true;
         c->since = clock_mono_ms();
     }
     if (c->state == CONN_HEAD) {
@@ -353,6 +359,20 @@ void conns_turn(struct conns *cs)
     }
 }
 
+/* ---- Draining ---- */
+
+/* While draining: may an idle connection be closed with no request lost? Not when one is waiting to
+ * be read, and not at once when its caller has only just connected: nobody takes a new connection
+ * for one that may have been closed meanwhile, and asks again. */
+static bool may_end(const struct conn *c, int64_t now)
+{
+    int waiting = 0;
+
+    if (!c->asked && now - c->since < LAST_CALL_MS)
+        return false;
+    return ioctl(h2o_socket_get_fd(c->sock), FIONREAD, &waiting) < 0 || waiting == 0;
+}
+
 /* ---- The sweep ---- */
 
 static uint64_t bytes_acked(h2o_socket_t *sock)
@@ -398,7 +418,7 @@ static void sweep_conn(struct conn *c, int64_t now)
 
     switch (c->state) {
     case CONN_IDLE:
-        if (ms > c->cs->loop->server->cfg->idle_timeout_ms || !c->cs->listener)
+        if (ms > c->cs->loop->server->cfg->idle_timeout_ms || (!c->cs->listener && may_end(c, now)))
             conn_close(c);
         break;
     case CONN_HEAD:
@@ -531,18 +551,33 @@ struct conns *conns_new(struct loop *l, int listen_fd)
     return cs;
 }
 
+/* Who is in the queue of a listening socket that is closed would be reset. */
+static void accept_waiting(struct conns *cs)
+{
+    struct pollfd p = {.fd = h2o_socket_get_fd(cs->listener), .events = POLLIN};
+    struct server *s = cs->loop->server;
+
+    for (int i = 0; i < BACKLOG_MAX && poll(&p, 1, 0) > 0; i += ACCEPTS_PER_TURN) {
+        if (atomic_load(&s->conn_ct) >= s->cfg->max_connections)
+            return;
+        on_connect(cs->listener, NULL);
+    }
+}
+
 void conns_drain(struct conns *cs)
 {
+    int64_t now = clock_mono_ms();
     struct conn *c, *next;
 
     if (!cs->listener)
         return;
+    accept_waiting(cs);
     h2o_socket_close(cs->listener);
     cs->listener = NULL;
     h2o_context_request_shutdown(&cs->loop->ctx);
     FOREACH_SAFE(c, &cs->all, link, next)
     {
-        if (c->state == CONN_IDLE)
+        if (c->state == CONN_IDLE && may_end(c, now))
             conn_close(c);
     }
 }

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/notify.h"
 #include "services/api/server.h"
 #include "services/api/store_route.h"
 #include "services/api/tango.h"
@@ -102,6 +103,7 @@ int main(int argc, char **argv)
         die(&err);
     log_event(LOG_INFO_, "api.listening", "host", cfg->listen_host, "port", LOG_NUM(cfg->port),
               "threads", LOG_NUM(cfg->api_threads), "version", MILONGA_VERSION, NULL);
+    notify_state("READY=1");
     r = server_run(&server, signals, GRACE_MS);
     log_event(LOG_INFO_, "api.stopped", "unanswered", r < 0 ? "yes" : "no", NULL);
     /* h2o's loops can not be taken down without leaks, and other threads still run theirs. */

@@ -3,12 +3,13 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/notify.h"
 #include "services/api/call.h"
 #include "services/api/conn.h"
+#include "services/api/listen.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -16,7 +17,6 @@
 #include <sys/stat.h>
 
 #define SPILL_BYTES (4u << 20)
-#define BACKLOG     1024
 /* h2o's limit would cover a whole body; ours are in conn.c */
 #define H2O_REQUEST_MS (24 * 3600 * 1000ull)
 
@@ -34,47 +34,6 @@ static int on_request(h2o_handler_t *self, h2o_req_t *req)
 {
     (void)self;
     return call_begin(loop_of(req), req);
-}
-
-/* ---- Listening ---- */
-
-static int listen_on(const struct addrinfo *ai)
-{
-    int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1, e;
-
-    if (fd < 0)
-        return -errno;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
-        return fd;
-    e = errno;
-    close(fd);
-    return -e;
-}
-
-static int server_listen(const struct config *cfg, struct error *err)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list, *ai;
-    const char *host = cfg->listen_host;
-    char port[16];
-    int r, fd = -EADDRNOTAVAIL;
-
-    snprintf(port, sizeof(port), "%lld", (long long)cfg->port);
-    r = getaddrinfo(*host ? host : NULL, port, &hints, &list);
-    if (r != 0)
-        return err_set(err, ERR_PERMANENT, EADDRNOTAVAIL, "listen_host %s: %s", host,
-                       gai_strerror(r));
-    for (ai = list; ai; ai = ai->ai_next) {
-        fd = listen_on(ai);
-        if (fd >= 0)
-            break;
-    }
-    freeaddrinfo(list);
-    if (fd >= 0)
-        return fd;
-    return err_set_errno(err, ERR_PERMANENT, -fd,
-                         "can not listen on %s port %s; set `port` to a free one%s", host, port,
-                         fd == -EACCES ? " above 1023" : "");
 }
 
 /* ---- Set-up ---- */
@@ -208,7 +167,7 @@ int server_start(struct server *s, struct error *err)
 
     if (r < 0)
         return r;
-    fd = server_listen(s->cfg, err);
+    fd = listen_open(s->cfg, err);
     if (fd < 0)
         return fd;
     h2o_setup(s);
@@ -227,6 +186,7 @@ static void drain(struct server *s)
 {
     if (atomic_exchange(&s->draining, true))
         return;
+    notify_state("STOPPING=1");
     log_event(LOG_INFO_, "api.draining", "connections", LOG_NUM(atomic_load(&s->conn_ct)), NULL);
     for (unsigned i = 0; i < s->loop_ct; i++) {
         h2o_multithread_message_t *m = xcalloc(1, sizeof(*m));

@@ -6,6 +6,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/notify.h"
 #include "services/dispatcher/chores.h"
 #include "services/dispatcher/dispatcher.h"
 #include "services/dispatcher/duty.h"
@@ -163,7 +164,9 @@ int main(int argc, char **argv)
     curl_global_init(CURL_GLOBAL_DEFAULT);
     if (start(&d, &err) == 0) {
         log_event(LOG_INFO_, "dispatcher.started", "version", MILONGA_VERSION, NULL);
+        notify_state("READY=1");
         sig = wait_for_signal(&set);
+        notify_state("STOPPING=1");
         log_event(LOG_INFO_, "dispatcher.stopping", "signal", LOG_NUM(sig), NULL);
         stop(&d);
     } else {

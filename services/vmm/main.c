@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/notify.h"
 #include "builds.h"
 #include "fleet.h"
 #include "health.h"
@@ -192,8 +193,10 @@ static void serve(struct vmm *v, int signal_fd, bool hand_back)
     agent_start(v->agent);
     log_event(LOG_INFO_, "vmm.up", "vmm", v->name, "driver", v->driver->name, "slots",
               LOG_NUM(v->slot_ct), NULL);
+    notify_state("READY=1");
     while (!signal_wait(signal_fd, CLOCK_NEVER))
         ;
+    notify_state("STOPPING=1");
     log_event(LOG_INFO_, hand_back ? "vmm.leaves" : "vmm.drains", NULL);
     if (!hand_back) {
         agent_drain(v->agent);

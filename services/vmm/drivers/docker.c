@@ -89,7 +89,7 @@ static int write_program(const char *dir, const char *data, size_t len, struct e
 static int lay_out(struct backend *b, struct error *err)
 {
     const struct config *cfg = b->cfg;
-    cleanup_free char *from = NULL, *data = NULL, *there = NULL;
+    cleanup_free char *from = NULL, *data = NULL, *there = NULL, *seen = NULL;
     char hex[SHA256_HEX + 1], there_hex[SHA256_HEX + 1];
     size_t len = 0, there_len = 0;
 
@@ -117,7 +117,10 @@ static int lay_out(struct backend *b, struct error *err)
         if (rc < 0)
             return rc;
     }
-    b->bind = xasprintf("%s/autodriver-%s:%s:ro", cfg->docker_host_volume_path, hex, MOUNT_AT);
+    rc = docker_engine_path(b, &seen, err);
+    if (rc < 0)
+        return rc;
+    b->bind = xasprintf("%s/autodriver-%s:%s:ro", seen, hex, MOUNT_AT);
     return 0;
 }
 

@@ -1,11 +1,13 @@
 #ifndef MILONGA_DOCKER_PRIVATE_H
 #define MILONGA_DOCKER_PRIVATE_H
 
-/* What docker.c (machines) and docker_image.c (images) share; nobody else includes it. */
+/* What docker.c (machines), docker_image.c (images) and docker_self.c (a vmm in a container) share;
+ * nobody else includes it but their test. */
 
 #include "../machine.h"
 #include "docker_http.h"
 
+#include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -23,5 +25,14 @@ struct backend {
 int docker_images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
                   void *arg, struct error *err);
 int docker_import(struct backend *b, const char *path, const char *name, struct error *err);
+
+/* docker_volume_path as the engine sees it: docker_host_volume_path where that differs, else what
+ * is behind our own mounts when this is a container of that engine. *ret is the caller's, also on
+ * an error. */
+int docker_engine_path(struct backend *b, char **ret, struct error *err);
+/* Its parts: the id of the container whose /proc/self/mountinfo this is, false when it is none's;
+ * and where `path` lies by an engine's description of a container, NULL when on no mount. */
+bool docker_own_id(const char *mountinfo, char ret_id[65]);
+char *docker_behind_mounts(const json_t *container, const char *path);
 
 #endif
