@@ -1,7 +1,6 @@
 #include "docker_private.h"
 
 #include "base/clock.h"
-#include "base/digest.h"
 #include "base/mem.h"
 
 #include <curl/curl.h>
@@ -11,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 /* Containers of Docker's engine, or of Podman's under Docker's API: a machine is a container whose
  * program is the autodriver, lent by a read-only bind mount, and its pipe is the attached stream.
@@ -26,13 +24,12 @@
 #define LABEL_VMM        "milonga.vmm"
 #define LABEL_MACHINE    "milonga.machine"
 
-#define OWN_PIDS       16 /* runtime and autodriver, beside the job's */
-#define MOUNT_AT       "/.milonga"
-#define ASK_MS         10000 /* calls that have no deadline of their caller's */
-#define GRACE_MS       5000  /* for a create that is cancelled */
-#define GOING_MS       500   /* for an autodriver to end by itself */
-#define STATE_MS       3000  /* for a container to come to a state that it is on its way to */
-#define AUTODRIVER_MAX (64 << 20)
+#define OWN_PIDS 16 /* runtime and autodriver, beside the job's */
+#define MOUNT_AT "/.milonga"
+#define ASK_MS   10000 /* calls that have no deadline of their caller's */
+#define GRACE_MS 5000  /* for a create that is cancelled */
+#define GOING_MS 500   /* for an autodriver to end by itself */
+#define STATE_MS 3000  /* for a container to come to a state that it is on its way to */
 
 struct docker_machine {
     char id[80];
@@ -46,81 +43,17 @@ static int64_t soon(int64_t ms)
 
 /* ---- opening ---- */
 
-static int make_dirs(const char *path, struct error *err)
-{
-    cleanup_free char *part = xstrdup(path);
-
-    for (char *p = part + 1;; p++) {
-        if (*p != '/' && *p != '\0')
-            continue;
-        char was = *p;
-        *p = '\0';
-        if (mkdir(part, 0755) < 0 && errno != EEXIST)
-            return err_set_errno(err, ERR_PERMANENT, errno, "mkdir %s", part);
-        *p = was;
-        if (was == '\0')
-            return 0;
-    }
-}
-
-static int write_program(const char *dir, const char *data, size_t len, struct error *err)
-{
-    cleanup_free char *path = xasprintf("%s/autodriver", dir);
-    cleanup_free char *temp = xasprintf("%s/.autodriver-%ld", dir, (long)getpid());
-
-    unlink(temp);
-    int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
-    if (fd < 0)
-        return err_set_errno(err, ERR_PERMANENT, errno, "%s", temp);
-    int rc = write_all(fd, data, len);
-    if (rc == 0 && (fchmod(fd, 0755) < 0 || fsync(fd) < 0))
-        rc = -errno;
-    close(fd);
-    if (rc == 0 && rename(temp, path) < 0)
-        rc = -errno;
-    if (rc == 0)
-        return 0;
-    unlink(temp);
-    return err_set_errno(err, ERR_PERMANENT, -rc, "%s", path);
-}
-
-/* Puts the autodriver where the engine can mount it from. The folder is named by the program's
- * digest, so that a newer vmm does not change it under the machines of an older one. */
+/* Where the engine finds the autodriver. */
 static int lay_out(struct backend *b, struct error *err)
 {
-    const struct config *cfg = b->cfg;
-    cleanup_free char *from = NULL, *data = NULL, *there = NULL, *seen = NULL;
-    char hex[SHA256_HEX + 1], there_hex[SHA256_HEX + 1];
-    size_t len = 0, there_len = 0;
+    cleanup_free char *folder = NULL, *seen = NULL;
+    int rc = docker_lay_out(b->cfg, &folder, &b->layout_fd, err);
 
-    int rc = machine_autodriver(cfg, &from, err);
+    if (rc == 0)
+        rc = docker_engine_path(b, &seen, err);
     if (rc < 0)
         return rc;
-    rc = read_file(from, AUTODRIVER_MAX, &data, &len);
-    if (rc < 0)
-        return err_set_errno(err, ERR_PERMANENT, -rc, "autodriver %s", from);
-    digest_hex(DIGEST_SHA256, data, len, hex);
-    hex[16] = '\0';
-    cleanup_free char *dir = xasprintf("%s/autodriver-%s", cfg->docker_volume_path, hex);
-    rc = make_dirs(dir, err);
-    if (rc < 0)
-        return err_wrap(err, "docker_volume_path = %s", cfg->docker_volume_path);
-    cleanup_free char *path = xasprintf("%s/autodriver", dir);
-    bool good = read_file(path, AUTODRIVER_MAX, &there, &there_len) == 0 && access(path, X_OK) == 0;
-    if (good) {
-        digest_hex(DIGEST_SHA256, there, there_len, there_hex);
-        there_hex[16] = '\0';
-        good = strcmp(hex, there_hex) == 0;
-    }
-    if (!good) {
-        rc = write_program(dir, data, len, err);
-        if (rc < 0)
-            return rc;
-    }
-    rc = docker_engine_path(b, &seen, err);
-    if (rc < 0)
-        return rc;
-    b->bind = xasprintf("%s/autodriver-%s:%s:ro", seen, hex, MOUNT_AT);
+    b->bind = xasprintf("%s/%s:%s:ro", seen, folder, MOUNT_AT);
     return 0;
 }
 
@@ -200,6 +133,8 @@ static void docker_close(struct backend *b)
     free(b->vmm_label);
     free(b->filter);
     free(b->bind);
+    if (b->layout_fd >= 0)
+        close(b->layout_fd);
     free(b);
 }
 
@@ -212,6 +147,7 @@ static int docker_open(const struct config *cfg, struct backend **ret, struct er
         return rc;
     struct backend *b = xcalloc(1, sizeof(*b));
     b->cfg = cfg;
+    b->layout_fd = -1;
     b->engine = engine;
     b->deployment_label = xasprintf(LABEL_DEPLOYMENT "=%s", cfg->deployment);
     b->vmm_label = xasprintf(LABEL_VMM "=%s", cfg->vmm_name);

@@ -1,8 +1,8 @@
 #ifndef MILONGA_DOCKER_PRIVATE_H
 #define MILONGA_DOCKER_PRIVATE_H
 
-/* What docker.c (machines), docker_image.c (images) and docker_self.c (a vmm in a container) share;
- * nobody else includes it but their test. */
+/* What docker.c (machines), docker_image.c (images), docker_self.c (a vmm in a container) and
+ * docker_layout.c (where the autodriver lies) share; nobody else includes it but their tests. */
 
 #include "../machine.h"
 #include "docker_http.h"
@@ -18,6 +18,7 @@ struct backend {
     char *vmm_label;
     char *filter;                /* of both, as a query */
     char *bind;                  /* of the folder with the autodriver, as the engine sees it */
+    int layout_fd;               /* that folder, in use while it is open */
     atomic_bool no_quota;        /* the engine's storage cannot bound a container's disk */
     pthread_mutex_t import_lock; /* imports look at what was there before, so one at a time */
 };
@@ -34,5 +35,11 @@ int docker_engine_path(struct backend *b, char **ret, struct error *err);
  * and where `path` lies by an engine's description of a container, NULL when on no mount. */
 bool docker_own_id(const char *mountinfo, char ret_id[65]);
 char *docker_behind_mounts(const json_t *container, const char *path);
+
+/* Puts the autodriver where the engine can mount it from: a folder of docker_volume_path named by
+ * the program's digest, so that a newer vmm does not change it under the machines of an older one;
+ * those of other builds that no vmm uses are removed. *ret_folder, its name, is the caller's to
+ * free, *ret_fd to close when it is used no more. */
+int docker_lay_out(const struct config *cfg, char **ret_folder, int *ret_fd, struct error *err);
 
 #endif
