@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -430,4 +431,40 @@ int store_meta_get(struct store *s, const char *name, char **ret, struct error *
     if (r == -ENOENT)
         return err_set(err, ERR_PERMANENT, ENOENT, "store %s has no record %s", s->root, name);
     return r < 0 ? fail(s, err, -r, "reading a record") : 0;
+}
+
+int store_meta_list(struct store *s, const char *prefix, int (*fn)(void *arg, const char *name),
+                    void *arg, struct error *err)
+{
+    struct dirent *e;
+    int fd, r = meta_check(s, prefix, err);
+    DIR *dir;
+
+    if (r < 0)
+        return r;
+    fd = openat(s->meta_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir) {
+        r = fail(s, err, errno, "reading the records");
+        cleanup_closep(&fd);
+        return r;
+    }
+    while (r == 0 && (errno = 0, e = readdir(dir)))
+        if (strncmp(e->d_name, prefix, strlen(prefix)) == 0)
+            r = fn(arg, e->d_name);
+    if (r == 0 && errno)
+        r = fail(s, err, errno, "reading the records");
+    closedir(dir);
+    return r;
+}
+
+int store_meta_drop(struct store *s, const char *name, struct error *err)
+{
+    int r = meta_check(s, name, err);
+
+    if (r < 0)
+        return r;
+    return unlinkat(s->meta_fd, name, 0) < 0 && errno != ENOENT
+               ? fail(s, err, errno, "removing a record")
+               : 0;
 }

@@ -60,9 +60,13 @@ int store_has(struct store *s, const char *sha256);
 
 /* Small records beside the blobs (id high-water mark, generation): replaced atomically and durably.
  * name is [a-z0-9-]. dir form only (-ENOTSUP else). get: *ret is NUL-terminated, caller frees;
- * -ENOENT when there is none. */
+ * -ENOENT when there is none. list: calls fn with each name that begins with `prefix`, until it
+ * returns nonzero, which is returned. drop: 0 also when there is none. */
 int store_meta_put(struct store *s, const char *name, const char *text, struct error *err);
 int store_meta_get(struct store *s, const char *name, char **ret, struct error *err);
+int store_meta_list(struct store *s, const char *prefix, int (*fn)(void *arg, const char *name),
+                    void *arg, struct error *err);
+int store_meta_drop(struct store *s, const char *name, struct error *err);
 
 /* Removes blobs for which keep() says 0 and that were last used more than grace_s ago, and
  * abandoned temp files of more than a day; looks at no more than `slice` blobs a call and goes on

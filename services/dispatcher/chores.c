@@ -5,7 +5,6 @@
 #include "base/mem.h"
 #include "services/dispatcher/bell.h"
 #include "services/dispatcher/dispatcher.h"
-#include "services/dispatcher/generation.h"
 #include "services/dispatcher/reply.h"
 #include "services/dispatcher/scripts.h"
 #include "services/dispatcher/thread.h"
@@ -35,7 +34,6 @@ struct chores {
     pthread_mutex_t lock; /* guards the list */
     struct closing *list; /* the first is being worked on */
     size_t ct;
-    bool look;
 };
 
 struct chores *chores_new(struct dispatcher *d)
@@ -57,14 +55,6 @@ void chores_free(struct chores *c)
     pthread_mutex_destroy(&c->lock);
     free(c->list);
     free(c);
-}
-
-void chores_look(struct chores *c)
-{
-    pthread_mutex_lock(&c->lock);
-    c->look = true;
-    pthread_mutex_unlock(&c->lock);
-    bell_ring(&c->bell);
 }
 
 void chores_close(struct chores *c, const char *id, const char *why, const char *message)
@@ -157,28 +147,26 @@ static int close_job(struct dispatcher *d, const struct closing *x, struct error
 
 /* ---- the thread ---- */
 
+/* All of them; one that fails for itself, and not because Redis or the store is away, does not hold
+ * up the others. Negative when it is to be tried again after a rest. */
 static int work(struct chores *c, struct error *err)
 {
     struct closing x;
-    bool look;
-    int rc = 0;
 
-    pthread_mutex_lock(&c->lock);
-    look = c->look;
-    c->look = false;
-    pthread_mutex_unlock(&c->lock);
-    if (look) {
-        rc = generation_check(c->d, err);
-        if (rc < 0)
-            return rc;
-    }
     while (lead_is_ours(c->d->lead) && !bell_is_quitting(&c->bell) && first(c, &x)) {
-        rc = close_job(c->d, &x, err);
+        struct error e = ERROR_INIT;
+        int rc = close_job(c->d, &x, &e);
+
         drop_first(c); /* who found it finds it again */
-        if (rc < 0)
+        if (rc == 0)
+            continue;
+        if (e.class == ERR_TEMPORARY) {
+            *err = e;
             return rc;
+        }
+        log_event(LOG_ERROR_, "job.not_closed", "job", x.id, "why", x.why, "reason", e.msg, NULL);
     }
-    return rc;
+    return 0;
 }
 
 static void *run(void *arg)
@@ -193,18 +181,15 @@ static void *run(void *arg)
         next = CLOCK_NEVER;
         if (!lead_is_ours(c->d->lead))
             continue;
-        if (work(c, &err) >= 0) {
+        if (work(c, &err) == 0) {
             tries = 0;
             continue;
         }
         if (err.code != EPERM && err.code != ENOTCONN && err.code != ECONNRESET)
             log_event(LOG_ERROR_, "chores.failed", "reason", err.msg, NULL);
-        int64_t wait = clock_backoff_ms(tries++, RETRY_BASE_MS, RETRY_CAP_MS);
-        if (!bell_pause(&c->bell, wait)) /* rings come with each pass */
+        /* rings come with each pass meanwhile */
+        if (!bell_pause(&c->bell, clock_backoff_ms(tries++, RETRY_BASE_MS, RETRY_CAP_MS)))
             break;
-        pthread_mutex_lock(&c->lock);
-        c->look = true;
-        pthread_mutex_unlock(&c->lock);
         next = clock_mono_ms();
     }
     return NULL;

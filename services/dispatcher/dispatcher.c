@@ -1,7 +1,7 @@
 #include "services/dispatcher/dispatcher.h"
 
-#include "services/dispatcher/chores.h"
 #include "services/dispatcher/duty.h"
+#include "services/dispatcher/ids.h"
 #include "services/dispatcher/outbox.h"
 #include "services/dispatcher/reply.h"
 #include "services/dispatcher/retain.h"
@@ -53,7 +53,7 @@ int dispatcher_ask(struct dispatcher *d, const struct script *s, int argc, const
 void dispatcher_lead_changed(struct dispatcher *d)
 {
     duty_look(d->duty, true);
-    chores_look(d->chores);
+    ids_look(d->ids);
     outbox_look(d->outbox);
     retain_look(d->retain);
 }

@@ -5,12 +5,15 @@
  * holds nothing that can not be read from Redis again, and one of several is active at a time
  * (lead.h); every script of it is refused to any other.
  *
- *   lead     the lease                                  a thread each, so that a slow disk, a slow
- * frontend duty     vmms' leases, assignment, pools' targets   or a large store never keeps a job
- * waiting or chores   ids and generation, closing jobs           loses the lease; they share this
- * struct and wake outbox   callbacks                                  each other by the functions
- * below retain   forgets old jobs, collects the store
- */
+ * lead:   the lease
+ * duty:   vmms' leases, assignment, pools' targets
+ * ids:    ids and generation
+ * chores: closing jobs
+ * outbox: callbacks
+ * retain: forgets old jobs, collects the store
+ *
+ * A thread each, so that a slow disk, a slow frontend or a large store never keeps a job waiting or
+ * loses the lease; they share this struct and wake each other by the functions below. */
 
 #include "base/config.h"
 #include "services/dispatcher/lead.h"
@@ -18,6 +21,7 @@
 #include "wire/store.h"
 
 struct duty;
+struct ids;
 struct chores;
 struct outbox;
 struct retain;
@@ -28,6 +32,7 @@ struct dispatcher {
     struct store *store;
     struct lead *lead;
     struct duty *duty;
+    struct ids *ids;
     struct chores *chores;
     struct outbox *outbox;
     struct retain *retain;

@@ -5,8 +5,9 @@
 #include "base/mem.h"
 #include "services/dispatcher/assign.h"
 #include "services/dispatcher/bell.h"
-#include "services/dispatcher/chores.h"
 #include "services/dispatcher/dispatcher.h"
+#include "services/dispatcher/generation.h"
+#include "services/dispatcher/ids.h"
 #include "services/dispatcher/plan.h"
 #include "services/dispatcher/pools.h"
 #include "services/dispatcher/reclaim.h"
@@ -149,8 +150,8 @@ static void check_meta(struct duty *u)
 
     rlink_run_id(u->d->link, run_id);
     if (strcmp(u->world.run_id, run_id) != 0 ||
-        u->world.id_limit - u->world.id_next < CHORES_IDS_AHEAD / 2)
-        chores_look(u->d->chores);
+        u->world.id_limit - u->world.id_next < GENERATION_IDS_AHEAD / 2)
+        ids_look(u->d->ids);
 }
 
 /* ---- passes ---- */
@@ -229,7 +230,7 @@ static void *run(void *arg)
         if (rc < 0) {
             told(&err);
             if (err.code == ESTALE)
-                chores_look(u->d->chores);
+                ids_look(u->d->ids);
             next = clock_mono_ms() + u->d->cfg->beat_ms;
             /* news may come fast while Redis is away or full */
             if (!bell_pause(&u->bell, u->d->cfg->beat_ms < 50 ? u->d->cfg->beat_ms : 50))

@@ -3,7 +3,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "services/dispatcher/chores.h"
 #include "services/dispatcher/dispatcher.h"
 #include "services/dispatcher/reply.h"
 #include "services/dispatcher/scripts.h"
@@ -46,40 +45,97 @@ int generation_new(int64_t meta_generation, int64_t meta_id_next, int64_t record
     return 0;
 }
 
-/* Zeros when there is no record yet. */
-static int record_read(struct dispatcher *d, int64_t *generation, int64_t *high, struct error *err)
-{
-    cleanup_free char *text = NULL;
-    struct error e = ERROR_INIT;
-    int rc = store_meta_get(d->store, RECORD, &text, &e);
+/* ---- the record ---- */
 
-    *generation = 0;
-    *high = 0;
+/* A dispatcher that was paused may wake up in the middle of writing, long after another one leads.
+ * So a mark is a record whose name is its value, `ids-GENERATION-HIGH`, which nobody ever changes,
+ * and what counts is the highest of all: whatever is written late is lower than what has been told
+ * to Redis since, or was never told. A record is removed only by who has written a higher one,
+ * which holds for a sleeper too. `ids` says the same under a name that is easy to find, for an
+ * operator and for volumes whose listings lag behind; it counts like any other. */
+#define RECORDS_MAX 64
+
+struct marks {
+    struct dispatcher *d;
+    struct error *err;
+    int64_t generation, high; /* highest */
+    struct mark {
+        char name[64];
+        int64_t generation, high;
+    } seen[RECORDS_MAX]; /* those beside `ids`; with more than these, some are left for later */
+    size_t seen_ct;
+};
+
+static int mark_read(void *arg, const char *name)
+{
+    struct marks *m = arg;
+    struct error e = ERROR_INIT;
+    cleanup_free char *text = NULL;
+    int64_t generation, high;
+    int rc = store_meta_get(m->d->store, name, &text, &e);
+
     if (rc == -ENOENT)
-        return 0;
+        return 0; /* there is a higher one by now */
     if (rc < 0) {
-        if (err)
-            *err = e;
+        *m->err = e;
         return rc;
     }
-    if (generation_parse(text, generation, high) < 0)
-        return err_set(
-            err, ERR_PERMANENT, EPROTO,
-            "the store's record %s is damaged (\"%.40s\"): write \"GENERATION ID\" into it, both "
-            "higher than any in use",
-            RECORD, text);
+    if (generation_parse(text, &generation, &high) < 0)
+        return err_set(m->err, ERR_PERMANENT, EPROTO,
+                       "the store's record %s is damaged (\"%.40s\"): write \"GENERATION ID\" into "
+                       "it, both higher than any in use",
+                       name, text);
+    if (generation > m->generation)
+        m->generation = generation;
+    if (high > m->high)
+        m->high = high;
+    if (strcmp(name, RECORD) != 0 && m->seen_ct < RECORDS_MAX) {
+        struct mark *x = &m->seen[m->seen_ct++];
+        snprintf(x->name, sizeof(x->name), "%s", name);
+        x->generation = generation;
+        x->high = high;
+    }
     return 0;
 }
 
-static int write_all_places(struct dispatcher *d, const char *run_id, const struct generation *g,
-                            struct error *err)
+/* Zeros when there is no record yet. */
+static int marks_read(struct dispatcher *d, struct marks *m, struct error *err)
+{
+    int rc;
+
+    *m = (struct marks){.d = d, .err = err};
+    rc = store_meta_list(d->store, RECORD "-", mark_read, m, err);
+    return rc < 0 ? rc : mark_read(m, RECORD);
+}
+
+static int mark_write(struct marks *m, const struct generation *g, struct error *err)
+{
+    cleanup_free char *text =
+        xasprintf("%lld %lld", (long long)g->generation, (long long)g->id_limit);
+    cleanup_free char *name =
+        xasprintf(RECORD "-%lld-%lld", (long long)g->generation, (long long)g->id_limit);
+    int rc = store_meta_put(m->d->store, name, text, err);
+
+    if (rc == 0)
+        rc = store_meta_put(m->d->store, RECORD, text, err);
+    for (size_t i = 0; rc == 0 && i < m->seen_ct; i++) {
+        const struct mark *x = &m->seen[i];
+        struct error ignored = ERROR_INIT; /* the next one removes it */
+
+        if (x->generation <= g->generation && x->high <= g->id_limit && strcmp(x->name, name) != 0)
+            store_meta_drop(m->d->store, x->name, &ignored);
+    }
+    return rc;
+}
+
+static int write_all_places(struct dispatcher *d, const char *run_id, struct marks *m,
+                            const struct generation *g, struct error *err)
 {
     struct number gen = number(g->generation), next = number(g->id_next),
                   limit = number(g->id_limit), now = number(clock_wall_ms());
     const char *argv[] = {NULL, run_id, gen.text, next.text, limit.text, now.text};
-    cleanup_free char *record = xasprintf("%s %s", gen.text, limit.text);
     cleanup_reply redisReply *r = NULL;
-    int rc = store_meta_put(d->store, RECORD, record, err);
+    int rc = mark_write(m, g, err);
 
     if (rc < 0)
         return rc;
@@ -91,15 +147,15 @@ static int begin_new(struct dispatcher *d, const char *run_id, const redisReply 
                      struct error *err)
 {
     struct generation g;
-    int64_t generation, high;
-    int rc = record_read(d, &generation, &high, err);
+    struct marks m;
+    int rc = marks_read(d, &m, err);
 
     if (rc < 0)
         return rc;
-    if (generation_new(reply_num(meta, 1), reply_num(meta, 2), generation, high, CHORES_IDS_AHEAD,
-                       &g) < 0)
+    if (generation_new(reply_num(meta, 1), reply_num(meta, 2), m.generation, m.high,
+                       GENERATION_IDS_AHEAD, &g) < 0)
         return err_set(err, ERR_PERMANENT, EOVERFLOW, "all job ids are used up");
-    rc = write_all_places(d, run_id, &g, err);
+    rc = write_all_places(d, run_id, &m, &g, err);
     if (rc > 0)
         log_event(LOG_INFO_, "generation.begun", "generation", LOG_NUM(g.generation), "id_next",
                   LOG_NUM(g.id_next), NULL);
@@ -110,26 +166,27 @@ static int raise_limit(struct dispatcher *d, const char *run_id, const redisRepl
                        struct error *err)
 {
     struct generation g = {reply_num(meta, 1), reply_num(meta, 2), 0};
-    int64_t limit = reply_num(meta, 3), generation, high;
+    int64_t limit = reply_num(meta, 3);
+    struct marks m;
     int rc;
 
-    if (limit - g.id_next >= CHORES_IDS_AHEAD / 2 || limit >= GENERATION_ID_MAX)
+    if (limit - g.id_next >= GENERATION_IDS_AHEAD / 2 || limit >= GENERATION_ID_MAX)
         return 0;
-    rc = record_read(d, &generation, &high, err);
+    rc = marks_read(d, &m, err);
     if (rc < 0)
         return rc;
-    g.id_limit = (limit > g.id_next ? limit : g.id_next) + CHORES_IDS_AHEAD;
-    if (g.id_limit < high) /* a mark that was written and not told */
-        g.id_limit = high;
+    g.id_limit = (limit > g.id_next ? limit : g.id_next) + GENERATION_IDS_AHEAD;
+    if (g.id_limit < m.high) /* a mark that was written and not told */
+        g.id_limit = m.high;
     if (g.id_limit > GENERATION_ID_MAX)
         g.id_limit = GENERATION_ID_MAX;
-    if (generation > g.generation)
+    if (m.generation > g.generation)
         return err_set(
             err, ERR_PERMANENT, EPROTO,
             "the store's record says generation %lld, Redis %lld: is it shared with another "
             "installation?",
-            (long long)generation, (long long)g.generation);
-    rc = write_all_places(d, run_id, &g, err);
+            (long long)m.generation, (long long)g.generation);
+    rc = write_all_places(d, run_id, &m, &g, err);
     if (rc > 0)
         log_event(LOG_INFO_, "ids.raised", "id_limit", LOG_NUM(g.id_limit), NULL);
     return rc;

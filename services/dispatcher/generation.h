@@ -1,16 +1,19 @@
 #ifndef MILONGA_DISPATCHER_GENERATION_H
 #define MILONGA_DISPATCHER_GENERATION_H
 
-/* Ids and tokens that are never given twice, whatever becomes of Redis. The store's record `ids`,
- * "generation high_water", is written first: no id below the mark is given by a Redis that has not
- * been told the mark. A server with another run id than the one in meta may have lost its past, so
- * it gets the next generation and ids from the mark on. */
+/* Ids and tokens that are never given twice, whatever becomes of Redis. A record in the store,
+ * "generation high_water", of which the highest counts, is written first: no id below the mark is
+ * given by a Redis that has not been told the mark. A server with another run id than the one in
+ * meta may have lost its past, so it gets the next generation and ids from the mark on. */
 
 #include "base/err.h"
 
 #include <stdint.h>
 
 struct dispatcher;
+
+/* Ids that are reserved ahead; more are when less than half is left. */
+#define GENERATION_IDS_AHEAD 100000
 
 /* What is to be written; pure. */
 struct generation {

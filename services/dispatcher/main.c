@@ -10,6 +10,7 @@
 #include "services/dispatcher/chores.h"
 #include "services/dispatcher/dispatcher.h"
 #include "services/dispatcher/duty.h"
+#include "services/dispatcher/ids.h"
 #include "services/dispatcher/outbox.h"
 #include "services/dispatcher/retain.h"
 
@@ -90,6 +91,7 @@ static int start(struct dispatcher *d, struct error *err)
         return rc;
     d->lead = lead_new(d);
     d->duty = duty_new(d);
+    d->ids = ids_new(d);
     d->chores = chores_new(d);
     d->outbox = outbox_new(d);
     d->retain = retain_new(d);
@@ -97,6 +99,7 @@ static int start(struct dispatcher *d, struct error *err)
     if (rc < 0)
         return rc;
     duty_start(d->duty);
+    ids_start(d->ids);
     chores_start(d->chores);
     outbox_start(d->outbox);
     retain_start(d->retain);
@@ -115,6 +118,7 @@ static void release(struct dispatcher *d)
     rlink_stop(d->link);
     lead_free(d->lead);
     duty_free(d->duty);
+    ids_free(d->ids);
     chores_free(d->chores);
     outbox_free(d->outbox);
     retain_free(d->retain);
@@ -128,6 +132,7 @@ static void stop(struct dispatcher *d)
     outbox_stop(d->outbox);
     lead_stop(d->lead);
     duty_stop(d->duty);
+    ids_stop(d->ids);
     chores_stop(d->chores);
     retain_stop(d->retain);
     release(d);

@@ -320,6 +320,39 @@ def test_ids_are_raised_before_they_run_out(rig, active):
         assert f.read().split() == ["1", rig.get("meta", "id_limit")]
 
 
+@pytest.mark.parametrize("late", [("ids", "1 2"), ("ids-1-2", "1 2"), ("ids-1-99999", "1 99999")])
+def test_a_mark_that_an_ex_leader_writes_late_changes_nothing(rig, late):
+    """One that was stopped in the middle of writing wakes up, and writes what was true then."""
+    d = rig.dispatcher()
+    wait_for(rig.led)
+    first = rig.accept()
+    rig.redis.flushall()
+    wait_for(rig.led)
+    second = rig.accept()
+    with open(f"{rig.dir}/data/store/meta/{late[0]}", "w", encoding="utf-8") as f:
+        f.write(late[1])
+    rig.redis.flushall()
+    wait_for(rig.led)
+    assert rig.accept() > second > first and int(rig.get("meta", "gen")) >= 3
+    left = [n for n in os.listdir(f"{rig.dir}/data/store/meta") if n.startswith("ids-")]
+    assert left == [f"ids-{rig.get('meta', 'gen')}-{rig.get('meta', 'id_limit')}"] and d.poll() is None
+
+
+def test_jobs_are_closed_while_ids_can_not_be_kept(rig):
+    rig.dispatcher(queue_max_age_s=3)
+    wait_for(rig.led)
+    old, kept = rig.accept(age_ms=0), int(rig.get("meta", "id_limit"))
+    for name in os.listdir(f"{rig.dir}/data/store/meta"):
+        with open(f"{rig.dir}/data/store/meta/{name}", "w", encoding="utf-8") as f:
+            f.write("rubbish")
+    rig.redis.hset(rig.key("meta"), "id_next", kept - 1)
+    wait_for(lambda: "ids.failed" in rig.log(rig.dispatchers[0]))
+    assert rig.state(old) == "q"
+    wait_for(lambda: rig.state(old) == "f", 10)
+    assert "waited for over" in feedback(rig, old) and rig.get("meta", "id_limit") == str(kept)
+    assert "is damaged" in rig.log(rig.dispatchers[0])
+
+
 def test_flushed_while_running(rig, active):
     rig.accept()
     rig.redis.flushall()

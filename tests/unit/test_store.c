@@ -132,11 +132,26 @@ static void written_once_and_read(void **state)
     store_close(s);
 }
 
+static int count_record(void *arg, const char *name)
+{
+    assert_true(strncmp(name, "ids", 3) == 0);
+    ++*(int *)arg;
+    return 0;
+}
+
+static int stop_at_once(void *arg, const char *name)
+{
+    (void)arg;
+    (void)name;
+    return 7;
+}
+
 static void records(void **state)
 {
     struct store *s = store_make("s");
     struct error err = ERROR_INIT;
     char *text = NULL;
+    int ct = 0;
 
     (void)state;
     assert_int_equal(store_meta_get(s, "ids", &text, &err), -ENOENT);
@@ -145,6 +160,15 @@ static void records(void **state)
     assert_int_equal(store_meta_get(s, "ids", &text, &err), 0);
     assert_string_equal(text, "2 200");
     free(text);
+    assert_int_equal(store_meta_put(s, "ids-2-200", "2 200", &err), 0);
+    assert_int_equal(store_meta_put(s, "other", "x", &err), 0);
+    assert_int_equal(store_meta_list(s, "ids", count_record, &ct, &err), 0);
+    assert_int_equal(ct, 2);
+    assert_int_equal(store_meta_list(s, "ids", stop_at_once, &ct, &err), 7);
+    assert_int_equal(store_meta_drop(s, "ids-2-200", &err), 0);
+    assert_int_equal(store_meta_drop(s, "ids-2-200", &err), 0);
+    assert_int_equal(store_meta_get(s, "ids-2-200", &text, &err), -ENOENT);
+    assert_int_equal(store_meta_drop(s, "../ids", &err), -EINVAL);
     assert_int_equal(store_meta_put(s, "../ids", "x", &err), -EINVAL);
     assert_int_equal(store_meta_put(s, "", "x", &err), -EINVAL);
     assert_int_equal(files_below("s/tmp"), 0);
