@@ -1,16 +1,17 @@
 # Milonga. `make help` lists the targets. Knobs: CC= SANITIZE=address,undefined DEVELOPER=1 V=1 BUILD= PREFIX= DESTDIR=
+# CRASHPOINTS=1: processes that die at a named point (tests/chaos), in build/crash   chaos: SEED= MINUTES= DRIVER=
 # run: ONCE=1 PORT= DATA_DIR= DRIVER=oci|docker RESTFUL_KEY=   system: PYTEST_ARGS=   fuzz: FUZZ_SECONDS=   bench: BENCH_ARGS=
 CC       ?= gcc
 SANITIZE ?=
 comma    := ,
-BUILD    ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))
+BUILD    ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))$(if $(CRASHPOINTS),/crash)
 PREFIX   ?= /usr/local
 B        := $(BUILD)
 Q        := $(if $(V),,@)
 
 PKGS     := hiredis msgpack libcurl uuid libarchive jansson libcrypto
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0)
-CPPFLAGS += -D_GNU_SOURCE -DH2O_USE_LIBUV=0 -DMILONGA_VERSION='"$(VERSION)"' -Ilibshared -I$(B)/gen -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+CPPFLAGS += $(if $(CRASHPOINTS),-DMILONGA_CRASHPOINTS) -D_GNU_SOURCE -DH2O_USE_LIBUV=0 -DMILONGA_VERSION='"$(VERSION)"' -Ilibshared -I$(B)/gen -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla -Wundef -Wwrite-strings -Wno-missing-field-initializers $(if $(DEVELOPER),-Werror)
 CFLAGS   += -std=gnu11 -O2 -g -fno-common -fstack-protector-strong -fno-omit-frame-pointer -pthread $(WARN) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,-D_FORTIFY_SOURCE=2)
 LDFLAGS  += -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE))
@@ -20,7 +21,7 @@ MUSL_CC  ?= musl-gcc
 PYTHON   ?= /usr/bin/python3
 PYTHON   ?= /usr/bin/python3
 
-LIB_SRC  := $(wildcard libshared/base/*.c libshared/wire/*.c)
+LIB_SRC  := $(filter-out $(if $(CRASHPOINTS),,libshared/base/crashpoint.c),$(wildcard libshared/base/*.c libshared/wire/*.c))
 SERVICES := api dispatcher vmm
 api_SRC        := $(wildcard services/api/*.c)
 dispatcher_SRC := $(wildcard services/dispatcher/*.c)
@@ -39,7 +40,7 @@ PROGRAMS := $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/milonga $(B)/autodrive
 UNITS    := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
 
 .SECONDARY:
-.PHONY: all deps run test check system fuzz bench lint format install clean help
+.PHONY: all deps run test check system points fuzz bench lint format install clean help
 all: $(PROGRAMS) ## build everything (default)
 
 $(B)/obj/%.o: %.c | $(LUA_INC)
@@ -98,13 +99,17 @@ run: ## grade the sample lab, then serve on PORT until Ctrl-C; ONCE=1: only the 
 	@tools/deps run
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(B) tools/run
-test: check system ## all tests; starts every server that it needs
+test: check system points ## all tests; starts every server that it needs
 units: $(UNITS)
 check: all $(UNITS) ## unit tests
 	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
 	  [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }; echo "$(words $(UNITS)) unit test programs passed"
 system: all $(B)/driver_probe ## tests of the real programs on real servers, as root
 	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q tests/system $(PYTEST_ARGS)
+points: ## every crash point: all on null, those of machines on oci and docker; the judge's own tests
+	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
+	$(PYTHON) -m pytest -q tests/chaos
+	MILONGA_BUILD=$(abspath $(B))/crash $(PYTHON) tests/chaos/points.py $(or $(POINTS_ARGS),--short)
 fuzz: $(FUZZERS) ## each fuzzer for FUZZ_SECONDS
 	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "$$f: $(FUZZ_SECONDS) s"; \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus >$$f.log 2>&1 || \

@@ -14,6 +14,7 @@
 #include "wire/rconn.h"
 
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/digest.h"
 #include "base/mem.h"
 #include "wire/resolve.h"
@@ -51,6 +52,7 @@ struct rconn_call {
     rconn_reply_fn *cb;
     void *arg;
     int64_t sent_at;             /* mono ms */
+    const char *name;            /* of the script or command; static */
     struct rconn_script *script; /* NULL for what is not to be sent again on NOSCRIPT */
     int argc;                    /* 0: argv was not kept */
     const char **argv;           /* in the same block of memory as this */
@@ -171,6 +173,7 @@ static void call_reply(redisAsyncContext *ac, void *r, void *arg)
 
     TAILQ_REMOVE(&c->inflight, call, link);
     c->inflight_ct--;
+    CRASHPOINT("redis", call->name, "after");
     if (!reply)
         mark_down(c, ac->errstr);
     else if (call_resend(call, reply))
@@ -185,6 +188,7 @@ static int call_send(struct rconn_call *call, int argc, const char *const *argv,
 
     if (c->state != RCONN_UP || c->inflight_ct >= c->opt.max_inflight)
         return -ENOTCONN;
+    CRASHPOINT("redis", call->name, "before");
     if (redisAsyncCommandArgv(c->ac, call_reply, call, argc, (const char **)argv, argvlen) !=
         REDIS_OK)
         return -ENOTCONN;
@@ -195,13 +199,13 @@ static int call_send(struct rconn_call *call, int argc, const char *const *argv,
 }
 
 /* With room for `argc` words, and *ret_data for `data_bytes` of them that are to be kept. */
-static struct rconn_call *call_new(struct rconn *c, int argc, size_t data_bytes, rconn_reply_fn *cb,
-                                   void *arg, char **ret_data)
+static struct rconn_call *call_new(struct rconn *c, const char *name, int argc, size_t data_bytes,
+                                   rconn_reply_fn *cb, void *arg, char **ret_data)
 {
     size_t words = (size_t)argc * (sizeof(char *) + sizeof(size_t));
     struct rconn_call *call = xmalloc(sizeof(*call) + words + data_bytes);
 
-    *call = (struct rconn_call){.c = c, .cb = cb, .arg = arg, .argc = argc};
+    *call = (struct rconn_call){.c = c, .cb = cb, .arg = arg, .name = name, .argc = argc};
     call->argv = (const char **)(call + 1);
     call->argvlen = (size_t *)(call->argv + argc);
     *ret_data = (char *)(call->argvlen + argc);
@@ -238,7 +242,7 @@ void rconn_eval(struct rconn *c, const struct script *script, int argc, const ch
 
     for (int i = 0; by_sha && i < argc; i++)
         bytes += argvlen ? argvlen[i] : strlen(argv[i]);
-    call = call_new(c, argc + EVAL_HEAD, bytes, cb, arg, &data);
+    call = call_new(c, script->name, argc + EVAL_HEAD, bytes, cb, arg, &data);
     call->script = by_sha ? s : NULL;
     call->argv[0] = by_sha ? "EVALSHA" : "EVAL";
     call->argv[1] = by_sha ? s->sha1 : script->text;
@@ -267,7 +271,7 @@ void rconn_command(struct rconn *c, int argc, const char *const *argv, const siz
                    rconn_reply_fn *cb, void *arg)
 {
     char *data;
-    struct rconn_call *call = call_new(c, 0, 0, cb, arg, &data);
+    struct rconn_call *call = call_new(c, argv[0], 0, 0, cb, arg, &data);
 
     if (c->opt.subscriber || call_send(call, argc, argv, argvlen) < 0)
         call_fail(call);
@@ -469,10 +473,7 @@ static void greet_send(struct rconn *c, enum greet_step step, const char *a, con
     const char *argv[] = {greet_names[step], a, b};
 
     (void)redisAsyncCommandArgv(c->ac, greet_reply, (void *)(intptr_t)step,
-                                !a   ? 1
-                                : !b ? 2
-                                     : 3,
-                                argv, NULL);
+                                1 + (a != NULL) + (b != NULL), argv, NULL);
 }
 
 static void greet(struct rconn *c)

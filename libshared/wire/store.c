@@ -1,10 +1,12 @@
-/* A blob comes into being in tmp/, is made durable there, and is renamed to its place, so that at
- * its place it is whole. Its directory is synced after the rename: commit's caller may tell others
- * that it is there. What tells a collector that a blob is in use is its mtime: it is renewed by
- * every commit and every store_has(). */
+/* A blob comes into being without a name, is made durable, and is linked to its place, so that at
+ * its place it is whole, and one whose writer is killed is gone. Where the file system cannot do
+ * that (NFS) it has a name in tmp/ and is renamed. Its directory is synced after the rename:
+ * commit's caller may tell others that it is there. What tells a collector that a blob is in use is
+ * its mtime: it is renewed by every commit and every store_has(). */
 
 #include "wire/store_impl.h"
 
+#include "base/crashpoint.h"
 #include "base/mem.h"
 
 #include <dirent.h>
@@ -106,6 +108,8 @@ int store_open(const struct store_options *opt, struct store **ret, struct error
     }
     if (http)
         store_cache_trim(s);
+    else
+        store_record_sweep(s);
     *ret = s;
     return 0;
 }
@@ -127,12 +131,18 @@ void store_close(struct store *s)
 /* ---- Writing
  * ------------------------------------------------------------------------------------- */
 
-/* A new file in tmp/, its name no other's even on a volume that several hosts share. */
+/* A new file on the file system of tmp/, where that can be without a name. If not, its name is no
+ * other's even on a volume that several hosts share. */
 static int tmp_create(struct store *s, char *name, size_t size)
 {
     unsigned char random[12];
-    int n, fd;
+    int n, fd = -1;
 
+    name[0] = '\0';
+    if (access("/proc/self/fd", X_OK) == 0)
+        fd = openat(s->tmp_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL))
+        return fd < 0 ? -errno : fd;
     if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
         return -EIO;
     n = snprintf(name, size, "w-");
@@ -140,6 +150,21 @@ static int tmp_create(struct store *s, char *name, size_t size)
         n += snprintf(name + n, size - (size_t)n, "%02x", random[i]);
     fd = openat(s->tmp_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     return fd < 0 ? -errno : fd;
+}
+
+static void tmp_drop(struct store *s, const char *name)
+{
+    if (name[0])
+        unlinkat(s->tmp_fd, name, 0);
+}
+
+/* Gives it a name where there is none yet: -EEXIST. */
+static int tmp_link(int fd, int dir_fd, const char *path)
+{
+    char self[32];
+
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+    return linkat(AT_FDCWD, self, dir_fd, path, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
 int store_write_begin(struct store *s, struct store_writer **ret, struct error *err)
@@ -154,6 +179,7 @@ int store_write_begin(struct store *s, struct store_writer **ret, struct error *
         free(w);
         return fail(s, err, code, "making a temp file");
     }
+    CRASHPOINT("store", "temp", "after");
     w->sha256 = digest_new(DIGEST_SHA256);
     w->md5 = digest_new(DIGEST_MD5);
     *ret = w;
@@ -164,6 +190,7 @@ int store_write(struct store_writer *w, const void *data, size_t len, struct err
 {
     int r = write_all(w->fd, data, len);
 
+    CRASHPOINT("store", "write", "after");
     if (r < 0)
         return fail(w->s, err, -r, "writing a file");
     digest_update(w->sha256, data, len);
@@ -176,7 +203,7 @@ int store_write(struct store_writer *w, const void *data, size_t len, struct err
 static void writer_free(struct store_writer *w, bool placed)
 {
     if (!placed)
-        unlinkat(w->s->tmp_fd, w->tmp, 0);
+        tmp_drop(w->s, w->tmp);
     digest_free(w->sha256);
     digest_free(w->md5);
     cleanup_closep(&w->fd);
@@ -202,6 +229,7 @@ int store_writer_seal(struct store_writer *w, struct store_info *ret, struct err
 {
     if (fsync(w->fd) < 0)
         return fail(w->s, err, errno, "syncing a file");
+    CRASHPOINT("store", "fsync", "after");
     digest_final(TAKE_PTR(w->sha256), ret->sha256);
     digest_final(TAKE_PTR(w->md5), ret->md5);
     ret->size = w->size;
@@ -259,13 +287,21 @@ int store_writer_place(struct store_writer *w, const struct store_info *info, st
     store_blob_path(info->sha256, path);
     r = blob_touch(s, path);
     if (r == 0)
-        unlinkat(s->tmp_fd, w->tmp, 0);
+        tmp_drop(s, w->tmp);
     else if (r != -ENOENT)
         return fail(s, err, -r, "renewing a file");
-    else if (renameat(s->tmp_fd, w->tmp, s->blobs_fd, path) < 0)
-        return fail(s, err, errno, "renaming a file to its place");
+    else if (w->tmp[0])
+        r = renameat(s->tmp_fd, w->tmp, s->blobs_fd, path) < 0 ? -errno : 0;
+    else
+        r = tmp_link(w->fd, s->blobs_fd, path);
+    if (r < 0 && r != -EEXIST) /* somebody else's is the same, and as new */
+        return fail(s, err, -r, "giving a file its place");
+    CRASHPOINT("store", "rename", "after");
     /* Also when it was there: whoever renamed it may not have come to this point. */
-    return fsync(shard) < 0 ? fail(s, err, errno, "syncing a directory") : 0;
+    if (fsync(shard) < 0)
+        return fail(s, err, errno, "syncing a directory");
+    CRASHPOINT("store", "sync_directory", "after");
+    return 0;
 }
 
 int store_write_commit(struct store_writer *w, struct store_info *ret, struct error *err)
@@ -393,6 +429,23 @@ static int meta_check(struct store *s, const char *name, struct error *err)
     return 0;
 }
 
+/* What has no name cannot replace another file in one step. Under the lock, so that a name that is
+ * found there is of one who died in between; store_open() takes that away. */
+static int record_place(struct store *s, int fd, const char *name)
+{
+    cleanup_free char *tmp = xasprintf(STORE_RECORD_TMP "%s", name);
+    int lock = store_lock(s, LOCK_EX);
+    int r = unlinkat(s->tmp_fd, tmp, 0) < 0 && errno != ENOENT ? -errno : 0;
+
+    if (r == 0)
+        r = tmp_link(fd, s->tmp_fd, tmp);
+    CRASHPOINT("store", "record_link", "after");
+    if (r == 0 && renameat(s->tmp_fd, tmp, s->meta_fd, name) < 0)
+        r = -errno;
+    cleanup_closep(&lock);
+    return r;
+}
+
 int store_meta_put(struct store *s, const char *name, const char *text, struct error *err)
 {
     cleanup_close int fd = -1;
@@ -407,14 +460,21 @@ int store_meta_put(struct store *s, const char *name, const char *text, struct e
     fd = tmp_create(s, tmp, sizeof(tmp));
     if (fd < 0)
         return fail(s, err, -fd, "making a temp file");
+    CRASHPOINT("store", "record_temp", "after");
     r = write_all(fd, text, strlen(text));
-    if (r == 0 &&
-        (fsync(fd) < 0 || renameat(s->tmp_fd, tmp, s->meta_fd, name) < 0 || fsync(s->meta_fd) < 0))
+    if (r == 0 && fsync(fd) < 0)
+        r = -errno;
+    if (r == 0 && !tmp[0])
+        r = record_place(s, fd, name);
+    else if (r == 0 && renameat(s->tmp_fd, tmp, s->meta_fd, name) < 0)
+        r = -errno;
+    if (r == 0 && fsync(s->meta_fd) < 0)
         r = -errno;
     if (r < 0) {
-        unlinkat(s->tmp_fd, tmp, 0);
+        tmp_drop(s, tmp);
         return fail(s, err, -r, "writing a record");
     }
+    CRASHPOINT("store", "record", "after");
     return 0;
 }
 

@@ -136,6 +136,20 @@ static void tmp_clean(struct store *s)
     closedir(d);
 }
 
+void store_record_sweep(struct store *s)
+{
+    int lock = store_lock(s, LOCK_EX);
+    DIR *d = lock >= 0 ? dir_at(s->root_fd, "tmp") : NULL;
+    struct dirent *e;
+
+    while (d && (e = readdir(d)))
+        if (strncmp(e->d_name, STORE_RECORD_TMP, strlen(STORE_RECORD_TMP)) == 0)
+            unlinkat(s->tmp_fd, e->d_name, 0);
+    if (d)
+        closedir(d);
+    cleanup_closep(&lock);
+}
+
 int store_collect(struct store *s, int (*keep)(void *arg, const char *sha256), void *arg,
                   int64_t grace_s, int slice, unsigned *cursor, struct error *err)
 {

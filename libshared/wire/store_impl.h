@@ -23,7 +23,7 @@ struct store_writer {
     struct digest *sha256, *md5;
     int fd;
     uint64_t size;
-    char tmp[64]; /* name in tmp/ */
+    char tmp[64]; /* name in tmp/; "" while it has none, see tmp_create() */
 };
 
 /* "ab/abcd..." */
@@ -47,6 +47,12 @@ int store_blob_open(struct store *s, const char *sha256, bool touch, int *ret_fd
 /* Held while a blob is renewed (LOCK_SH) or removed (LOCK_EX), by any process on this root; see
  * store_collect.c. The descriptor, to be closed; -1 where the file system has no such locks. */
 int store_lock(struct store *s, int how);
+
+/* What a record is called in tmp/ for as long as it takes to rename it, before its own name. */
+#define STORE_RECORD_TMP "record-"
+
+/* Removes those whose writers died in between. */
+void store_record_sweep(struct store *s);
 
 /* Removes the blobs that were used longest ago until the cache is within its bound. */
 void store_cache_trim(struct store *s);

@@ -1,5 +1,6 @@
 #include "services/api/reply.h"
 
+#include "base/crashpoint.h"
 #include "base/digest.h"
 #include "base/mem.h"
 
@@ -94,6 +95,7 @@ static void send_whole(struct call *c, const void *data, size_t len)
         memcpy(body.base, data, len);
     c->req = NULL; /* h2o_send() may end it */
     *c->anchor = NULL;
+    CRASHPOINT("api", "answer", "before");
     h2o_start_response(req, &none);
     h2o_send(req, &body, len ? 1 : 0, H2O_SEND_STATE_FINAL);
     call_end(c, status, len);

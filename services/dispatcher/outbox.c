@@ -1,6 +1,7 @@
 #include "services/dispatcher/outbox.h"
 
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "services/dispatcher/callback.h"
@@ -54,6 +55,7 @@ struct outbox {
     unsigned report_ct;
     int64_t look_at; /* mono */
     int64_t looked;
+    char fence[LEAD_FENCE_TEXT]; /* under which it has looked; "" when an answer was lost */
 };
 
 struct outbox *outbox_new(struct dispatcher *d)
@@ -241,6 +243,7 @@ static void begin(struct outbox *o, const redisReply *e)
     x->next = o->deliveries;
     o->deliveries = x;
     o->delivery_ct++;
+    CRASHPOINT("callback", "send", "before");
     curl_multi_add_handle(o->multi, callback_handle(c, x));
 }
 
@@ -253,6 +256,7 @@ static void look(struct outbox *o)
                        delay = number(c->callback_delay_ms);
     struct error err = ERROR_INIT;
     cleanup_reply redisReply *r = NULL;
+    char fence[LEAD_FENCE_TEXT];
 
     o->looked = mono;
     o->look_at = mono + IDLE_MS;
@@ -260,13 +264,18 @@ static void look(struct outbox *o)
         return; /* looks again when one has ended */
     wall = clock_wall_ms();
     now = number(wall);
-    const char *argv[] = {NULL, now.text, most.text, hold.text, delay.text};
+    lead_fence(o->d->lead, fence);
+    /* What another leader took, or we in a look whose answer did not come, nobody delivers. */
+    const char *again = strcmp(fence, o->fence) != 0 ? "1" : "0";
+    const char *argv[] = {NULL, now.text, most.text, hold.text, delay.text, again};
+    o->fence[0] = '\0';
     if (dispatcher_ask(o->d, &script_outbox, ARRAY_SIZE(argv), argv, NULL, &r, &err) < 0) {
         if (err.class != ERR_TEMPORARY)
             log_event(LOG_ERROR_, "outbox.failed", "reason", err.msg, NULL);
         o->look_at = mono + c->beat_ms;
         return;
     }
+    memcpy(o->fence, fence, sizeof(fence));
     for (size_t i = 2; i < r->elements; i++)
         if (!in_hand(o, reply_str(reply_list(r, i), 0)))
             begin(o, reply_list(r, i));
@@ -296,6 +305,7 @@ static void ended(struct outbox *o, CURL *easy, CURLcode rc)
     struct delivery *x = NULL;
     struct callback_result res;
 
+    CRASHPOINT("callback", "answer", "after");
     curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&x);
     curl_multi_remove_handle(o->multi, easy);
     if (callback_ended(x->callback, rc, &res)) {

@@ -9,6 +9,7 @@
 
 #include "assignment.h"
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "builds.h"
@@ -423,6 +424,7 @@ void agent_on_message(struct agent *a, const char *channel, const char *data, si
     (void)channel; /* ours is the only one */
     struct assignment x;
     struct error err = ERROR_INIT;
+    CRASHPOINT("vmm", "message", "before");
     switch (len > 0 ? data[0] : '\0') {
     case 'a':
         if (assignment_decode(data + 1, len - 1, &x, &err) == 0)

@@ -13,6 +13,7 @@
 
 #include "agent.h"
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "copyin.h"
@@ -170,6 +171,7 @@ static int make_machine(struct run *r, struct error *err)
         return rc;
     }
     r->stage = STAGE_MAKE;
+    CRASHPOINT("vmm", "initialize", "before");
     rc = v->driver->initialize(v->backend, &spec, clock_mono_ms() + v->cfg->init_timeout_ms,
                                r->a->stop_fd, &r->m, err);
     if (rc < 0) {
@@ -181,7 +183,9 @@ static int make_machine(struct run *r, struct error *err)
     tell_machine(r);
     trace_send(r->a, NULL);
     r->stage = STAGE_WAIT;
+    CRASHPOINT("vmm", "initialize", "after");
     rc = pipe_ready(r->m, clock_mono_ms() + v->cfg->wait_timeout_ms, r->a->stop_fd, err);
+    CRASHPOINT("vmm", "wait", "after");
     r->steps.wait_vm = rc < 0 ? -1 : 0;
     if (rc == 0)
         health_made(v->health, r->who, r->job->image);
@@ -241,6 +245,7 @@ static int load(struct run *r, struct error *err)
     const struct config *c = r->v->cfg;
     int64_t deadline = clock_mono_ms() + c->copyin_timeout_ms;
     r->stage = STAGE_COPYIN;
+    CRASHPOINT("vmm", "copyin", "before");
     r->steps.copy_in = -1;
     pipe_init(&r->pipe, r->m, r->a->stop_fd);
     r->piped = true;
@@ -260,6 +265,7 @@ static int load(struct run *r, struct error *err)
     if ((rc = copyin_send(&r->pipe, r->v->store, r->job, deadline, err)) < 0 ||
         (rc = wait_for(r, FRAME_LOADED, deadline, err)) < 0)
         return rc;
+    CRASHPOINT("vmm", "copyin", "after");
     r->steps.copy_in = 0;
     trace_add(r->a, "copied", "0");
     return 0;
@@ -281,11 +287,14 @@ static int take_frame(struct run *r, const struct frame *f, struct error *err)
     uint64_t status = 0;
     switch (f->type) {
     case FRAME_STARTED:
+        CRASHPOINT("vmm", "run", "started");
         return 1;
     case FRAME_OUTPUT:
         output_add(&r->out, f->data, f->len);
+        CRASHPOINT("vmm", "output", "after");
         return 1;
     case FRAME_FINAL:
+        CRASHPOINT("vmm", "run", "after");
         /* Where asking takes an engine's time, a job that ended well is not asked about. */
         frame_field_u64(text, f->len, "status", &status);
         c = context(r, status != 0 || r->v->driver->oom_at_once);
@@ -314,6 +323,7 @@ static int execute(struct run *r, struct error *err)
 {
     int64_t deadline = clock_mono_ms() + (int64_t)r->timeout_s * 1000 + OUTER_SLACK_MS;
     r->stage = STAGE_RUN;
+    CRASHPOINT("vmm", "run", "before");
     trace_send(r->a, "r");
     int rc = pipe_send(&r->pipe, FRAME_GO, NULL, 0, deadline, err);
     while (rc >= 0) {
@@ -487,7 +497,9 @@ static void conclude(struct run *r)
             trace_send(r->a, "c");
         }
         struct report rep = {r->a, r->job, x, &r->steps, r->out.data.data, r->out.data.len};
+        CRASHPOINT("vmm", "copyout", "before");
         report_commit(&rep);
+        CRASHPOINT("vmm", "copyout", "after");
         agent_done(r->v->agent, r->a);
         hand_machine(r);
         return;

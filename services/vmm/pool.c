@@ -2,6 +2,7 @@
 
 #include "agent.h"
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "fleet.h"
@@ -265,6 +266,7 @@ static int make(struct pool *p, const struct wish *w, struct error *err)
     if (rc < 0)
         return rc;
     struct machine *m = NULL;
+    CRASHPOINT("vmm", "warm", "before");
     rc = v->driver->initialize(v->backend, &spec, clock_mono_ms() + v->cfg->init_timeout_ms,
                                p->stop_fd, &m, err);
     if (rc < 0) {
@@ -277,6 +279,7 @@ static int make(struct pool *p, const struct wish *w, struct error *err)
         return rc;
     }
     add_warm(p, m);
+    CRASHPOINT("vmm", "warm", "after");
     return 0;
 }
 

@@ -1,6 +1,7 @@
 #include "reaper.h"
 
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "fleet.h"
@@ -44,7 +45,9 @@ static void destroy(struct vmm *v, struct machine *m)
 {
     char name[160];
     memcpy(name, m->spec.name, sizeof(name));
+    CRASHPOINT("vmm", "destroy", "before");
     m->driver->destroy(m, clock_mono_ms() + v->cfg->destroy_timeout_ms);
+    CRASHPOINT("vmm", "destroy", "after");
     /* What could not be removed in time is unknown from here on, and a later sweep gets it. */
     fleet_end(v->fleet, name);
 }
@@ -181,6 +184,7 @@ static int remove_doomed(struct sweep *s, struct error *err)
     int rc = 0;
     for (size_t i = 0; i < s->name_ct; i++) {
         struct error e = ERROR_INIT;
+        CRASHPOINT("vmm", "reap", "before");
         int one = s->v->driver->reap(s->v->backend, s->names[i], &e);
         log_event(one < 0 ? LOG_WARN_ : LOG_INFO_, one < 0 ? "stray.kept" : "stray.removed",
                   "machine", s->names[i], "reason", e.msg, NULL);

@@ -257,6 +257,19 @@ def test_outbox(rig, fence):
     assert rig.get("stats", "callbacks_sent") == "1" and not rig.redis.exists(rig.key(f"ob:{job}"))
 
 
+def test_outbox_of_a_dispatcher_that_died_is_the_next_ones_at_once(rig, fence):
+    job, later = (rig.accept(callback="http://x/") for _ in range(2))
+    for x in (job, later):
+        rig.eval("dispatcher", "close", fence, x, now(), "infrastructure", "a" * 64, 9, "msg")
+    ev = lambda at, again: [r[0] for r in rig.eval("dispatcher", "outbox", fence, at, 5, 60000, 0, again)[2:]]
+    at = now() + 10
+    both = [str(x).encode() for x in (job, later)]
+    assert ev(at, 0) == both
+    assert rig.eval("dispatcher", "outbox_done", fence, later, "retry", "status 500", at + 5000) == [b"ok"]
+    assert ev(at + 1, 0) == []
+    assert ev(at + 1, 1) == both[:1]  # and the one that waits for its next try goes on waiting
+
+
 def test_outbox_of_a_clock_that_is_ahead_waits_for_the_delay_only(rig, fence):
     job = rig.accept(callback="http://x/", age_ms=-3600000)
     rig.eval("dispatcher", "close", fence, job, now(), "infrastructure", "a" * 64, 9, "msg")

@@ -248,6 +248,19 @@ static void null_keeps_head_and_tail(void **state)
     end(&t);
 }
 
+static void null_echoes_its_token(void **state)
+{
+    (void)state;
+    static struct talk t;
+    char text[1000];
+
+    go(&t, "job=17\ntoken=3.2\n", "# null: echo=1\n");
+    assert_int_equal(next_frame(&t, text), FRAME_FINAL);
+    t.output[t.output_len] = '\0';
+    assert_string_equal(t.output, "job 17 token 3.2\n");
+    end(&t);
+}
+
 static void null_heeds_clock_cancel_and_lease(void **state)
 {
     (void)state;
@@ -325,6 +338,7 @@ int main(void)
         cmocka_unit_test(engine_urls),
         cmocka_unit_test(null_greets),
         cmocka_unit_test(null_keeps_head_and_tail),
+        cmocka_unit_test(null_echoes_its_token),
         cmocka_unit_test(null_heeds_clock_cancel_and_lease),
         cmocka_unit_test(null_fails_as_it_is_told),
         cmocka_unit_test(null_is_destroyed_whatever_it_does),

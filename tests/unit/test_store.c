@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -19,6 +20,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -279,8 +282,35 @@ static void abandoned_temp_files_go(void **state)
     close(open(old, O_CREAT | O_WRONLY, 0600));
     age("s/tmp", "w-old", 2 * 86400);
     assert_int_equal(store_collect(s, keep_few, &asked, 3600, 9, &cursor, NULL), 0);
-    assert_int_equal(files_below("s/tmp"), 1);
+    assert_int_equal(files_below("s/tmp"), 0); /* the one in the making has no name */
     store_write_drop(w);
+    store_close(s);
+}
+
+static void a_killed_writer_leaves_nothing(void **state)
+{
+    struct store *s = store_make("s");
+    cleanup_free char *record = xasprintf("%s/s/tmp/record-ids", dir);
+    int status;
+    pid_t pid;
+
+    (void)state;
+    pid = fork();
+    if (pid == 0) {
+        struct store_writer *w = NULL;
+
+        if (store_write_begin(s, &w, NULL) == 0 && store_write(w, "abc", 3, NULL) == 0)
+            raise(SIGKILL);
+        _exit(1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(files_below("s/tmp"), 0);
+    /* of one who died while a record had its passing name */
+    close(open(record, O_CREAT | O_WRONLY, 0600));
+    store_close(s);
+    s = store_make("s");
+    assert_int_equal(files_below("s/tmp"), 0);
     store_close(s);
 }
 
@@ -522,6 +552,7 @@ int main(void)
         WITH_DIR(collects_in_slices),
         WITH_DIR(what_was_renewed_meanwhile_stays),
         WITH_DIR(abandoned_temp_files_go),
+        WITH_DIR(a_killed_writer_leaves_nothing),
         WITH_WEB(http_put_get_has),
         WITH_WEB(http_failures_have_classes),
         WITH_WEB(cache_is_bounded),

@@ -11,6 +11,7 @@ if how == 'sent' or how == 'failed' then
   call('HINCRBY', P .. 'stats', 'callbacks_' .. how, 1)
 else
   call('ZADD', key, ARGV[5], id)
+  call('HDEL', ob, 'out')
   if how == 'retry' then
     call('HINCRBY', ob, 'tries', 1)
     call('HSET', ob, 'last', ARGV[4])

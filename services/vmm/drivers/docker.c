@@ -1,6 +1,7 @@
 #include "docker_private.h"
 
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/mem.h"
 
 #include <curl/curl.h>
@@ -253,7 +254,9 @@ static int remove_container(struct backend *b, const char *id, int64_t deadline,
         .method = "DELETE", .path = path, .deadline = deadline, .cancel_fd = -1};
     struct engine_reply r;
 
+    CRASHPOINT("docker", "delete", "before");
     int rc = engine_call(b->engine, &c, &r, err);
+    CRASHPOINT("docker", "delete", "after");
     if (rc < 0)
         return rc;
     if (r.status == 409)
@@ -369,7 +372,9 @@ static int create_once(struct backend *b, const struct machine_spec *spec, int64
     if (!json)
         return err_set(err, ERR_REFUSED, EINVAL, "image %s: name or digest is not UTF-8",
                        spec->shape.image);
+    CRASHPOINT("docker", "create", "before");
     int rc = engine_call(b->engine, &c, &r, err);
+    CRASHPOINT("docker", "create", "after");
     json_decref(json);
     if (rc < 0)
         return rc;
@@ -474,8 +479,10 @@ static int docker_initialize(struct backend *b, const struct machine_spec *spec,
     int rc = create(b, spec, deadline, cancel_fd, id, err);
     if (rc == 0)
         rc = engine_attach(b->engine, id, deadline, cancel_fd, &fd, err);
+    CRASHPOINT("docker", "attach", "after");
     if (rc == 0)
         rc = start(b, spec, id, deadline, cancel_fd, err);
+    CRASHPOINT("docker", "start", "after");
     int in = rc == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
     if (rc == 0 && in < 0)
         rc = err_set_errno(err, ERR_TEMPORARY, errno, "dup");

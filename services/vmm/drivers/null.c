@@ -24,7 +24,8 @@
  *   sleep_ms=N  how long it runs; its time limit, a cancel and its lease are heeded
  *   outcome=    as in the final record, status=N with it
  *   die=WHERE   the machine ends without a word: `loading`, `running`
- *   refuse=1    it says that it cannot unpack */
+ *   refuse=1    it says that it cannot unpack
+ *   echo=1      what it prints, instead of a greeting, is the job and token of its header */
 
 #define INPUT_KEPT (1 << 20) /* first bytes of the input that are searched for the line */
 #define STACK      (256 << 10)
@@ -52,6 +53,8 @@ struct life {
     size_t taken;
     struct buf input; /* of the job */
     uint64_t timeout_ms, lease_ms, output_bytes;
+    char echo[128];
+    const char *text; /* of which the output consists */
 };
 
 struct event {
@@ -170,15 +173,27 @@ static uint64_t header_number(const struct event *e, const char *key)
     return frame_field_u64(e->data, e->len, key, &v) == 0 ? v : 0;
 }
 
+/* For who wants to know whose output it was that became feedback. */
+static void note_echo(struct life *l, const struct event *e)
+{
+    const char *id = "", *token = "";
+    int id_len = frame_field(e->data, e->len, "job", &id);
+    int token_len = frame_field(e->data, e->len, "token", &token);
+
+    snprintf(l->echo, sizeof(l->echo), "job %.*s token %.*s\n", id_len > 0 ? id_len : 0, id,
+             token_len > 0 ? token_len : 0, token);
+}
+
 /* `len` bytes of lines, of which the first is at `from`. */
 static int emit(struct life *l, uint64_t from, uint64_t len)
 {
     char piece[PIECE];
+    size_t text_len = strlen(l->text);
 
     while (len > 0) {
         size_t n = len < sizeof(piece) ? (size_t)len : sizeof(piece);
         for (size_t i = 0; i < n; i++)
-            piece[i] = greeting[(from + i) % (sizeof(greeting) - 1)];
+            piece[i] = l->text[(from + i) % text_len];
         int rc = tell(l, FRAME_OUTPUT, piece, n);
         if (rc < 0)
             return rc;
@@ -215,7 +230,8 @@ static const char *run(struct life *l, int64_t started)
 
 static void job(struct life *l)
 {
-    uint64_t total = wish_number(l, "output", sizeof(greeting) - 1);
+    l->text = wish_is(l, "echo", "1") ? l->echo : greeting;
+    uint64_t total = wish_number(l, "output", strlen(l->text));
     uint64_t half = l->output_bytes / 2;
     uint64_t head = total <= half || l->output_bytes == 0 ? total : half;
     uint64_t tail = total - head < half ? total - head : half;
@@ -277,6 +293,7 @@ static bool load(struct life *l)
             l->timeout_ms = header_number(&e, "timeout_ms");
             l->lease_ms = header_number(&e, "lease_ms");
             l->output_bytes = header_number(&e, "output_bytes");
+            note_echo(l, &e);
         } else if (e.type == FRAME_TAR && headed && !loaded) {
             buf_append(&l->input, e.data, e.len); /* what does not fit is not searched */
         } else if (e.type == FRAME_TAR_END && headed && !loaded) {

@@ -19,6 +19,7 @@
 #include "services/vmm/drivers/oci_private.h"
 
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/digest.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -386,6 +387,7 @@ static void bundle_done(struct backend *b, struct oci_machine *o, const char *na
     o->bundle.fd = -1;
     if (o->bundle.path != NULL) {
         oci_unmount(o->bundle.path);
+        CRASHPOINT("oci", "unmount", "after");
         image_rmtree(b->base_fd, name);
     }
     free(o->bundle.path);
@@ -405,6 +407,7 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
     if (mkdirat(b->base_fd, spec->name, 0711) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make %s/%s", b->base,
                              spec->name);
+    CRASHPOINT("oci", "bundle", "after");
     o->bundle.path = xasprintf("%s/%s", b->base, spec->name);
     o->bundle.fd = openat(b->base_fd, spec->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (o->bundle.fd < 0)
@@ -438,9 +441,11 @@ static int start(struct backend *b, struct machine *m, int64_t deadline, int can
                                    s->pids > 0 ? s->pids + OWN_PIDS : 0};
     int in[2], out[2], r;
 
+    CRASHPOINT("oci", "mount", "after");
     r = cgroup_new(b->cgroups, m->spec.name, &limits, &o->group, err);
     if (r < 0)
         return r;
+    CRASHPOINT("oci", "cgroup", "after");
     if (pipe2(in, O_CLOEXEC) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make a pipe");
     m->in_fd = in[1];
@@ -507,8 +512,10 @@ static void destroy(struct machine *m, int64_t deadline)
 
     if (o->group != NULL) {
         r = cgroup_kill(o->group, deadline, &err);
+        CRASHPOINT("oci", "kill", "after");
         if (r == 0)
             r = cgroup_remove(o->group, deadline, &err);
+        CRASHPOINT("oci", "cgroup_removed", "after");
         cgroup_free(o->group);
     }
     /* also when something still lives: the mounts are then gone from here, and the rest is the

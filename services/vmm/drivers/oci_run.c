@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/crashpoint.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -272,10 +273,13 @@ int oci_run(const char *crun, const struct oci_bundle *b, const char *name,
 
     if (null < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot open /dev/null");
+    CRASHPOINT("oci", "spawn", "before");
     r = launch(&l, &pid, &pidfd, err);
+    CRASHPOINT("oci", "spawn", "after");
     if (r < 0)
         return r;
     r = wait_for(pid, pidfd, deadline, cancel_fd, &status);
+    CRASHPOINT("oci", "crun", "after");
     if (r == -ECANCELED)
         return err_set(err, ERR_TEMPORARY, ECANCELED, "oci: cancelled");
     text = read_log(b);
