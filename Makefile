@@ -73,6 +73,7 @@ $(B)/unit/%: $(B)/obj/tests/unit/%.o $(LIB)
 # one machine of any driver by hand, for the drivers' own tests
 $(B)/driver_probe: $(call obj,tests/system/driver_probe.c $(VMM_LIB_SRC)) $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/unit/test_client: $(call obj,$(filter-out client/main.c,$(client_SRC)) $(VMM_LIB_SRC))
 $(B)/unit/test_machine: $(call obj,services/vmm/machine.c services/vmm/drivers/null.c services/vmm/drivers/docker_http.c)
 $(B)/unit/test_vmm_health $(B)/unit/test_vmm_pool: $(call obj,services/vmm/machine.c)
 $(B)/unit/test_docker_self: $(call obj,services/vmm/drivers/docker_self.c services/vmm/drivers/docker_http.c)

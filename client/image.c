@@ -61,20 +61,22 @@ static int run(struct image_store *s, int argc, char **argv, struct error *err)
     return bad_use();
 }
 
-int client_image(const struct config *cfg, int argc, char **argv)
+int cmd_image(struct client *c, int argc, char **argv)
 {
     struct error err = ERROR_INIT;
+    const struct config *cfg;
     struct image_store *s;
     int r;
 
     if (argc < 1)
         return bad_use();
+    cfg = client_config(c, &err);
+    if (cfg == NULL)
+        return client_fail(&err);
     r = image_store_open(cfg->data_dir, &s, &err);
     if (r == 0) {
         r = run(s, argc, argv, &err);
         image_store_close(s);
     }
-    if (r < 0)
-        fprintf(stderr, "milonga: %s\n", err.msg);
-    return r < 0 ? 1 : r;
+    return r < 0 ? client_fail(&err) : r;
 }

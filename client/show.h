@@ -1,0 +1,22 @@
+#ifndef MILONGA_CLIENT_SHOW_H
+#define MILONGA_CLIENT_SHOW_H
+
+/* Members of an answer, for showing: what is absent or null is "-" or 0. */
+
+#include "base/buf.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+const char *show_text(const json_t *object, const char *member);
+int64_t show_number(const json_t *object, const char *member);
+bool show_flag(const json_t *object, const char *member);
+
+/* "NAME        TEXT", control characters as "?". */
+void show_line(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* "a, b, c", or "-"; in `out`. */
+const char *show_words(const json_t *words, struct buf *out);
+
+#endif
