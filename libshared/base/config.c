@@ -134,6 +134,7 @@ const struct config_key config_keys[] = {
     TEXT(vmm_name, "", "this vmm's name, unlike any other's; empty: the host's name"),
     TEXT(driver, "docker", "what makes machines: docker, oci or null"),
     INT(slots, "0", 0, 100000, "attempts that run at once; 0: as many as cores"),
+    YESNO(stop_hands_back, "no", "at SIGTERM give back what runs, to run elsewhere, and do not finish it"),
     TEXT(labels, "", "what jobs may ask for and this vmm has, by commas"),
     INT(warm_max, "16", 0, 100000, "warm machines of all images on this vmm"),
     MSECS(init_timeout_ms, "180s", 1 * SECOND, 1 * HOUR, "time to make a machine"),

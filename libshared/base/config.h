@@ -94,6 +94,7 @@ struct config {
     char *vmm_name;             /* "" = host name */
     char *driver;               /* docker | oci | null */
     int64_t slots;              /* 0 = number of cores */
+    bool stop_hands_back;       /* no: the first SIGTERM drains */
     char *labels;               /* comma list that jobs may ask for */
     int64_t warm_max;           /* 16: warm machines of all images */
     int64_t init_timeout_ms;    /* 180s INITIALIZEVM_TIMEOUT */

@@ -367,7 +367,7 @@ void agent_set_broken(struct agent *a, const char *why)
 /* With Redis out of sight nothing more can come in, either. */
 static bool idle_locked(const struct agent *a)
 {
-    return !a->held && (a->drain_settled || !a->up || !a->registered);
+    return !a->held && (a->leaving || a->drain_settled || !a->up || !a->registered);
 }
 
 int agent_idle_fd(const struct agent *a)

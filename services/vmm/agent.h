@@ -25,8 +25,9 @@ void agent_on_down(struct agent *a, const char *why);
 
 /* No further jobs, and Redis is told so. What runs goes on. */
 void agent_drain(struct agent *a);
-/* After agent_drain: true when no attempt is held and none is on its way. agent_idle_fd is readable
- * whenever that may have come true; the caller clears it before it asks. */
+/* After agent_drain or agent_leave: true when no attempt is held and none is on its way.
+ * agent_idle_fd is readable whenever that may have come true; the caller clears it before it asks.
+ */
 bool agent_is_idle(struct agent *a);
 int agent_idle_fd(const struct agent *a);
 /* Takes nothing at all from now on; what runs is stopped and given back uncharged. */

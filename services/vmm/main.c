@@ -1,7 +1,7 @@
 /* The vmm's main: everything is made before the first thread, threads start in an order in which
  * nobody calls what is not there, and stop in the reverse. Signals: TERM or INT drains (what runs
  * is finished, nothing new is taken); a second one hands back what runs, uncharged, and leaves;
- * with --hand-back the first one does. HUP does nothing, so that a closed terminal does not end
+ * with stop_hands_back the first one does. HUP does nothing, so that a closed terminal does not end
  * jobs. */
 
 #include "agent.h"
@@ -30,22 +30,7 @@
 
 #define REAP_BASE_MS 500
 #define REAP_CAP_MS  15000
-
-/* Takes the option out of argv; config_main knows those that all services have. */
-static bool take_option(int *argc, char **argv, const char *name)
-{
-    bool found = false;
-    int to = 1;
-    for (int i = 1; i < *argc; i++) {
-        if (strcmp(argv[i], name) == 0)
-            found = true;
-        else
-            argv[to++] = argv[i];
-    }
-    *argc = to;
-    argv[to] = NULL;
-    return found;
-}
+#define LEAVE_MS     4000 /* to hand back what runs, before it is left to its own */
 
 static int signals_open(void)
 {
@@ -182,9 +167,27 @@ static bool drain_wait(struct agent *a, int signal_fd)
     return false;
 }
 
-/* From registered to unregistered. */
-static void serve(struct vmm *v, int signal_fd, bool hand_back)
+/* Every slot hands back what it has. One that does not come to it in time (a store that does not
+ * answer, an engine that hangs) is not waited for: Redis is told that the vmm is down, which hands
+ * back the rest, and the machines end with their pipes and are the next life's to remove. */
+static void leave(struct vmm *v)
 {
+    int64_t deadline = clock_mono_ms() + LEAVE_MS;
+    agent_leave(v->agent);
+    while (!agent_is_idle(v->agent)) {
+        if (!event_wait(agent_idle_fd(v->agent), deadline)) {
+            log_event(LOG_WARN_, "vmm.leaves_late", "after_ms", LOG_NUM(LEAVE_MS), NULL);
+            agent_stop(v->agent);
+            _exit(0);
+        }
+        event_clear(agent_idle_fd(v->agent));
+    }
+}
+
+/* From registered to unregistered. */
+static void serve(struct vmm *v, int signal_fd)
+{
+    bool hand_back = v->cfg->stop_hands_back;
     reaper_start(v->reaper);
     slots_start(v->slots);
     watch_start(v->watch);
@@ -203,16 +206,16 @@ static void serve(struct vmm *v, int signal_fd, bool hand_back)
         hand_back = drain_wait(v->agent, signal_fd);
     }
     if (hand_back)
-        agent_leave(v->agent);
+        leave(v);
     slots_stop(v->slots);
-    builds_stop(v->builds);
     agent_stop(v->agent);
+    builds_stop(v->builds); /* which may still take an image in */
     pool_stop(v->pool);
     watch_stop(v->watch);
     reaper_stop(v->reaper);
 }
 
-static int run(const struct config *c, int signal_fd, bool hand_back)
+static int run(const struct config *c, int signal_fd)
 {
     struct error err = ERROR_INIT;
     struct vmm v = {.cfg = c};
@@ -239,7 +242,7 @@ static int run(const struct config *c, int signal_fd, bool hand_back)
         if (link_start(&v, &err) < 0) {
             status = fail("redis", &err);
         } else {
-            serve(&v, signal_fd, hand_back);
+            serve(&v, signal_fd);
             rlink_stop(v.link);
         }
         free_parts(&v);
@@ -253,11 +256,10 @@ static int run(const struct config *c, int signal_fd, bool hand_back)
 
 int main(int argc, char **argv)
 {
-    bool hand_back = take_option(&argc, argv, "--hand-back");
     struct config *c = config_main(argc, argv, "vmm");
     int signal_fd = signals_open();
     raise_nofile();
-    int status = run(c, signal_fd, hand_back);
+    int status = run(c, signal_fd);
     close(signal_fd);
     config_free(c);
     return status;
