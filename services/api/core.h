@@ -53,6 +53,11 @@ struct core_file {
     uint64_t size;
 };
 
+struct core_idle { /* a vmm that takes no jobs */
+    const char *vmm;
+    const char *why;
+};
+
 struct core_pool {
     const char *image;
     unsigned *total, *free; /* machine ids */
@@ -95,6 +100,8 @@ struct core_answer {
     size_t counter_ct;
     const struct core_pool *pools;
     size_t pool_ct;
+    const struct core_idle *idle; /* pools: vmms that are up and take no jobs */
+    size_t idle_ct;
     const char *text; /* jobs: what render() wrote */
 };
 typedef void core_done_fn(void *arg, const struct core_answer *a);

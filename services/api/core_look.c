@@ -221,6 +221,8 @@ static void pools_came(void *p, const char *status, redisReply *r, const char *w
     struct core_op *op = p;
     struct core_answer a = {.status = CORE_OK};
     struct core_pool *pools;
+    struct core_idle *idle;
+    size_t first, idle_ct;
 
     if (!status) {
         core_fail(op, why);
@@ -228,7 +230,11 @@ static void pools_came(void *p, const char *status, redisReply *r, const char *w
         return;
     }
     pools = xcalloc(r->elements / 2 + 1, sizeof(*pools));
-    for (size_t i = 2; i + 1 < r->elements; i += 2) {
+    idle = xcalloc(r->elements / 2 + 1, sizeof(*idle));
+    idle_ct = strtoull(core_text(r, 2), NULL, 10);
+    for (first = 3; a.idle_ct < idle_ct && first + 1 < r->elements; first += 2)
+        idle[a.idle_ct++] = (struct core_idle){core_text(r, first), core_text(r, first + 1)};
+    for (size_t i = first; i + 1 < r->elements; i += 2) {
         const char *image = core_text(r, i), *ids = core_text(r, i + 1);
         const char *semicolon = strchr(ids, ';');
         size_t k = 0;
@@ -242,6 +248,7 @@ static void pools_came(void *p, const char *status, redisReply *r, const char *w
             pools[k].free_ct = take_ids(semicolon + 1, '\0', &pools[k].free, pools[k].free_ct);
     }
     a.pools = pools;
+    a.idle = idle;
     a.slots = strtoull(core_text(r, 1), NULL, 10);
     core_end(op, &a);
     for (size_t k = 0; k < a.pool_ct; k++) {
@@ -249,6 +256,7 @@ static void pools_came(void *p, const char *status, redisReply *r, const char *w
         free(pools[k].free);
     }
     free(pools);
+    free(idle);
     free(op);
 }
 

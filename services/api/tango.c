@@ -316,7 +316,16 @@ static void pools_came(void *arg, const struct core_answer *a)
         out_ids(&b, "free", p->free, p->free_ct);
         buf_appends(&b, "}");
     }
-    buf_appends(&b, "}}");
+    buf_appends(&b, "}");
+    for (size_t i = 0; i < a->idle_ct; i++) { /* why jobs wait although a worker is up */
+        if (i == 0)
+            out_key(&b, "draining", false);
+        buf_appends(&b, i ? ", " : "{");
+        out_cstr(&b, a->idle[i].vmm);
+        buf_appends(&b, ": ");
+        out_cstr(&b, a->idle[i].why);
+    }
+    buf_appends(&b, a->idle_ct ? "}}" : "}");
     reply_json(c, &b);
     buf_free(&b);
 }

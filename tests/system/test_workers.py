@@ -98,6 +98,8 @@ def test_broken_backend_charges_nobody(make_stack, work_dir):
     wait_for("a worker that takes no jobs", lambda: stack.redis.client.hget(key, "drain") == b"1", 30)
     assert b"backend: " in stack.redis.client.hget(key, "why")
     assert "event=backend.broken" in stack.vmm.text()
+    draining = stack.tango.ok("GET", "/pool/test/")["draining"]
+    assert draining[stack.vmm.env["MILONGA_VMM_NAME"]].startswith("backend: "), draining
     wait_for("a second probe", lambda: stack.vmm.text().count("event=backend.probe_failed") >= 3, 30)
     assert all(stack.tango.job(j)[1] is False for j in jobs)
     crun.set(False)
@@ -106,6 +108,7 @@ def test_broken_backend_charges_nobody(make_stack, work_dir):
         assert messages(entry)[-1] == DONE, messages(entry)
         assert field(stack, j, "c") == 0
     assert stack.redis.client.hget(key, "drain") == b"0"
+    assert "draining" not in stack.tango.ok("GET", "/pool/test/")
     stack.stop()
 
 
