@@ -125,6 +125,8 @@ install: all ## to DESTDIR and PREFIX; the autodriver lies beside the vmm
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/milonga $(DESTDIR)$(PREFIX)/share/doc/milonga $(DESTDIR)/etc/milonga
 	install $(B)/milonga $(DESTDIR)$(PREFIX)/bin
 	install $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/autodriver $(DESTDIR)$(PREFIX)/libexec/milonga
+	install -D -m 644 docs/man/milonga.1 $(DESTDIR)$(PREFIX)/share/man/man1/milonga.1
+	install -D -m 644 contrib/completion/milonga.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/milonga
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/milonga
 	[ -e $(DESTDIR)/etc/milonga/milonga.conf ] || install -m 600 milonga.conf $(DESTDIR)/etc/milonga
 clean: ## remove BUILD

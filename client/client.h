@@ -65,6 +65,8 @@ int cmd_prealloc(struct client *c, int argc, char **argv);
 int cmd_images(struct client *c, int argc, char **argv);
 int cmd_callbacks(struct client *c, int argc, char **argv);
 int cmd_image(struct client *c, int argc, char **argv);
+int cmd_top(struct client *c, int argc, char **argv);
+int cmd_bench(struct client *c, int argc, char **argv);
 int cmd_doctor(struct client *c, int argc, char **argv);
 int cmd_stats(struct client *c, int argc, char **argv);
 

@@ -40,7 +40,9 @@ static const struct command commands[] = {
     {"images", cmd_images, "[push FILE NAME | remove NAME]",
      "all; upload a `docker save` archive; remove one"},
     {"stats", cmd_stats, "", "the installation in figures"},
+    {"top", cmd_top, "", "all of it as a table that keeps itself current; --once: one page"},
     {"doctor", cmd_doctor, "", "check the whole installation; each fault with its remedy"},
+    {"bench", cmd_bench, "--image IMAGE", "trivial jobs, timed; --jobs N --parallel N"},
     {"image", cmd_image, "import FILE --name NAME | list | remove NAME",
      "the oci driver's images in data_dir of this host, without an api"},
 };

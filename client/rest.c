@@ -63,6 +63,11 @@ const char *rest_url(const struct rest *r)
     return r->url;
 }
 
+const char *rest_key(const struct rest *r)
+{
+    return r->key;
+}
+
 char *rest_quote(const char *segment)
 {
     char *quoted = curl_easy_escape(NULL, segment, 0);

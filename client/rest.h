@@ -20,6 +20,7 @@ struct rest;
 struct rest *rest_new(const char *url, const char *key);
 void rest_free(struct rest *r);
 const char *rest_url(const struct rest *r);
+const char *rest_key(const struct rest *r); /* or NULL */
 
 /* A segment of a path, percent-encoded; the caller frees it. */
 char *rest_quote(const char *segment);
