@@ -18,6 +18,7 @@
 #include "native.h"
 
 #include "account.h"
+#include "group.h"
 #include "header.h"
 #include "link.h"
 #include "output.h"
@@ -392,11 +393,14 @@ static void on_output(struct native *n)
 
 static void send_final(struct native *n)
 {
+    struct group_figures group = {0};
     struct rusage usage;
     char text[1024];
     int len;
 
     getrusage(RUSAGE_CHILDREN, &usage);
+    if (n->reaper.is_init) /* else the group is not the job's alone */
+        group_read("/sys/fs/cgroup", &group);
     len = snprintf(
         text, sizeof(text),
         "outcome=%s\nstatus=%d\noutput_total=%llu\nhead=%llu\nelided=%llu\n"
@@ -405,6 +409,10 @@ static void send_final(struct native *n)
         (unsigned long long)output_head(&n->output), (unsigned long long)output_elided(&n->output),
         (long long)(n->ended_at_ms - n->started_at_ms),
         (long long)(children_cpu_ms(&usage) - n->cpu_before_ms), usage.ru_maxrss, n->reaper.killed);
+    if (group.known)
+        len += snprintf(text + len, sizeof(text) - (size_t)len, "oom_kills=%llu\npeak_kb=%llu\n",
+                        (unsigned long long)group.oom_kills,
+                        (unsigned long long)group.peak_bytes / 1024);
     if (n->reason.text[0] != '\0')
         snprintf(text + len, sizeof(text) - (size_t)len, "reason=%s\n", n->reason.text);
     link_send_text(&n->link, FRAME_FINAL, text);

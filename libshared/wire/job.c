@@ -491,6 +491,7 @@ static const char *const verdict_names[] = {
     [VERDICT_CANCELLED] = "cancelled",
     [VERDICT_REJECTED] = "rejected",
     [VERDICT_INFRASTRUCTURE] = "infrastructure",
+    [VERDICT_DISK] = "disk",
 };
 
 const char *job_verdict_name(enum job_verdict v)

@@ -91,6 +91,7 @@ enum job_verdict {
     VERDICT_CANCELLED,
     VERDICT_REJECTED,
     VERDICT_INFRASTRUCTURE,
+    VERDICT_DISK, /* killed at the disk limit */
 };
 const char *job_verdict_name(enum job_verdict v); /* "success", "failed", "timed_out", ... */
 int job_verdict_parse(const char *s, size_t len, enum job_verdict *ret);

@@ -56,6 +56,7 @@ struct run {
     uint64_t output_bytes;
     struct output out;
     struct feedback_steps steps; /* how far it came */
+    struct machine_usage usage;
     struct result result;
 };
 
@@ -273,10 +274,34 @@ static int load(struct run *r, struct error *err)
 
 /* ---- execute ---- */
 
-static struct verdict_context context(struct run *r, bool suspect)
+static struct verdict_context context(const struct run *r)
 {
-    bool oom = suspect && r->m && r->v->driver->oom_killed && r->v->driver->oom_killed(r->m);
-    return (struct verdict_context){r->timeout_s, r->shape.memory_mb, oom};
+    return (struct verdict_context){r->timeout_s, r->shape.memory_mb, r->shape.disk_bytes >> 20,
+                                    r->usage.memory_hit};
+}
+
+/* The limit that the backend has ended the machine for. */
+static enum machine_limit limit_hit(const struct run *r)
+{
+    return r->m && r->v->driver->limit_hit ? r->v->driver->limit_hit(r->m) : MACHINE_LIMIT_NONE;
+}
+
+/* What the job has used, from the backend where it knows, else from the autodriver's record. */
+static void take_usage(struct run *r, const char *text, size_t len)
+{
+    uint64_t cpu_ms = 0, peak_kb = 0, kills = 0, status = 0;
+    const struct driver *d = r->v->driver;
+    if (d->usage && d->usage(r->m, &r->usage) == 0)
+        return;
+    frame_field_u64(text, len, "cpu_ms", &cpu_ms);
+    frame_field_u64(text, len, "status", &status);
+    bool told = frame_field_u64(text, len, "oom_kills", &kills) == 0;
+    if (frame_field_u64(text, len, "peak_kb", &peak_kb) < 0 || peak_kb == 0)
+        frame_field_u64(text, len, "maxrss_kb", &peak_kb);
+    r->usage = (struct machine_usage){cpu_ms * 1000, peak_kb * 1024, kills > 0};
+    /* A backend that keeps the machine's group from it; a job that ended well was not killed. */
+    if (!told && status != 0)
+        r->usage.memory_hit = limit_hit(r) == MACHINE_LIMIT_MEMORY;
 }
 
 /* 1: go on; 0: the final record was taken. */
@@ -284,7 +309,6 @@ static int take_frame(struct run *r, const struct frame *f, struct error *err)
 {
     const char *text = (const char *)f->data;
     struct verdict_context c;
-    uint64_t status = 0;
     switch (f->type) {
     case FRAME_STARTED:
         CRASHPOINT("vmm", "run", "started");
@@ -295,9 +319,8 @@ static int take_frame(struct run *r, const struct frame *f, struct error *err)
         return 1;
     case FRAME_FINAL:
         CRASHPOINT("vmm", "run", "after");
-        /* Where asking takes an engine's time, a job that ended well is not asked about. */
-        frame_field_u64(text, f->len, "status", &status);
-        c = context(r, status != 0 || r->v->driver->oom_at_once);
+        take_usage(r, text, f->len);
+        c = context(r);
         return verdict_final(text, f->len, &c, &r->steps, &r->result, err);
     case FRAME_ERROR:
         return err_set(err, ERR_TEMPORARY, EPROTO, "autodriver: %.*s",
@@ -428,18 +451,21 @@ static void judge(struct run *r, int rc, struct error *err)
         verdict_refused(err->msg, &r->result);
         return;
     }
-    struct verdict_context c = context(r, r->stage == STAGE_RUN);
     if (r->piped && rc == -EPIPE)
         last_words(r, err);
+    struct verdict_context c = context(r);
     if (r->stage == STAGE_RUN && rc == -ETIMEDOUT) { /* its own clock has stopped, ours has not */
         r->steps.run_job = -1;
         verdict_timed_out(&c, &r->result);
         return;
     }
-    if (r->stage == STAGE_RUN &&
-        c.oom) { /* the autodriver itself was among what the limit killed */
+    enum machine_limit hit = r->stage == STAGE_RUN ? limit_hit(r) : MACHINE_LIMIT_NONE;
+    if (hit != MACHINE_LIMIT_NONE) {
         r->steps.run_job = 3;
-        verdict_memory(&c, 137, &r->result);
+        if (hit == MACHINE_LIMIT_DISK)
+            verdict_disk(&c, &r->result);
+        else /* the autodriver itself was among what the limit killed */
+            verdict_memory(&c, 137, &r->result);
         return;
     }
     char why[400];
@@ -472,17 +498,15 @@ static void hand_machine(struct run *r)
 
 static void log_end(struct run *r)
 {
-    uint64_t cpu_us = 0, peak = 0;
     const struct result *x = &r->result;
-    if (r->m && r->v->driver->usage)
-        r->v->driver->usage(r->m, &cpu_us, &peak);
     static const char *const events[] = {"attempt.over", "attempt.given_back", "attempt.dropped"};
     log_event(x->kind == RESULT_COMMIT ? LOG_INFO_ : LOG_WARN_, events[x->kind], "job", r->a->id,
               "token", r->a->token, "verdict",
               x->kind == RESULT_COMMIT ? job_verdict_name(x->verdict) : "", "machine",
               r->m ? r->m->spec.name : "", "reason",
               x->kind == RESULT_GIVEBACK ? x->why : x->message, "output", LOG_NUM(r->out.data.len),
-              "cpu_ms", LOG_NUM(cpu_us / 1000), "peak_kb", LOG_NUM(peak / 1024), NULL);
+              "cpu_ms", LOG_NUM(r->usage.cpu_us / 1000), "peak_kb",
+              LOG_NUM(r->usage.peak_bytes / 1024), NULL);
 }
 
 static void conclude(struct run *r)

@@ -54,6 +54,16 @@ struct machine {
     void *priv;      /* driver's */
 };
 
+/* What a job has used. */
+struct machine_usage {
+    uint64_t cpu_us;
+    uint64_t peak_bytes; /* the most memory, page cache counted */
+    bool memory_hit;     /* the kernel killed a process of it at the memory limit */
+};
+
+/* Why the backend ended a machine. */
+enum machine_limit { MACHINE_LIMIT_NONE, MACHINE_LIMIT_MEMORY, MACHINE_LIMIT_DISK };
+
 struct image_entry {
     const char *name;   /* as a job would say it, e.g. "autograding_image", "reg:5000/a/b:1.2" */
     const char *digest; /* "sha256:..." or another stable id without spaces or commas */
@@ -85,16 +95,14 @@ struct driver {
      * the end of the machine. -EAGAIN when only framing came. Negative errno. */
     ssize_t (*read)(struct machine *m, void *data, size_t len);
     /* Ends and removes all of it, whatever state it is in, and frees m. Bounded by deadline; what
-     * could not be removed is the reaper's. Sets *ret_oom (may be NULL) when the machine hit its
-     * memory limit. */
+     * could not be removed is the reaper's. */
     void (*destroy)(struct machine *m, int64_t deadline);
-    /* True when the kernel killed a process of the machine for its memory limit. Before destroy. */
-    bool (*oom_killed)(struct machine *m);
-    /* It can tell while the machine lives, and costs next to nothing: asked about every job, also
-     * one that ended well although a program of it was killed. */
-    bool oom_at_once;
-    /* CPU time and peak memory, where it can be had; before destroy. 0 or negative. */
-    int (*usage)(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes);
+    /* The limit that a machine died of, when it has ended without a final record (or with one that
+     * says that it was told to end). May take a round trip, and ends the machine. Before destroy.
+     */
+    enum machine_limit (*limit_hit)(struct machine *m);
+    /* 0 when it can be had at once; before destroy. NULL: only the autodriver can tell. */
+    int (*usage)(struct machine *m, struct machine_usage *ret);
     /* Every machine of this deployment and this vmm that exists at the backend, also of earlier
      * lives. */
     int (*list)(struct backend *b, void (*each)(void *arg, const char *name), void *arg,

@@ -66,6 +66,15 @@ void verdict_memory(const struct verdict_context *c, int status, struct result *
     r->counter = "runjob_errors";
 }
 
+void verdict_disk(const struct verdict_context *c, struct result *r)
+{
+    commit(r, VERDICT_DISK, "Error: Job exceeded its disk limit of %llu MB",
+           (unsigned long long)c->disk_mb);
+    line(r, "Job exceeded its disk limit of %llu MB and was killed",
+         (unsigned long long)c->disk_mb);
+    r->counter = "runjob_errors";
+}
+
 void verdict_cancelled(struct result *r)
 {
     commit(r, VERDICT_CANCELLED, "Error: Job was cancelled");

@@ -36,7 +36,8 @@ struct result {
 struct verdict_context {
     uint32_t timeout_s;
     uint32_t memory_mb;
-    bool oom; /* the machine hit its memory limit */
+    uint64_t disk_mb;
+    bool oom; /* the kernel killed a process of the job at its memory limit */
 };
 
 /* The final record of an autodriver (frame X). -EPROTO when it is none that this version knows, or
@@ -47,6 +48,7 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
 
 void verdict_timed_out(const struct verdict_context *c, struct result *ret);
 void verdict_memory(const struct verdict_context *c, int status, struct result *ret);
+void verdict_disk(const struct verdict_context *c, struct result *ret);
 void verdict_cancelled(struct result *ret);
 /* The backend or vmm refuses the job as it is: a limit or image that cannot be had. */
 void verdict_refused(const char *why, struct result *ret);

@@ -163,8 +163,8 @@ static int live(struct machine_spec *spec, int cancel_fd)
     pipe_done(&p);
     if (rc < 0)
         rc = fail("pipe", &err);
-    if (number("ask_oom", rc != 0))
-        fprintf(stderr, "probe.oom %d\n", driver->oom_killed(m));
+    if (number("ask_limit", rc != 0))
+        fprintf(stderr, "probe.limit %d\n", driver->limit_hit ? (int)driver->limit_hit(m) : 0);
     t.destroy = clock_mono_ms();
     driver->destroy(m, clock_mono_ms() + 10000);
     int64_t end = clock_mono_ms();

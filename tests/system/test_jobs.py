@@ -112,11 +112,50 @@ def test_fork_bomb(stack):
     assert parts(feedback)[2] == b"still here\n"
 
 
+HIT = "Error: Job exceeded its memory limit of 128 MB"
+
+
 def test_memory_hog(stack):
-    _, feedback = stack.tango.run("autograde:\n\t@echo before; tail /dev/zero; echo after $$?\n", timeout=20)
-    message, _, output = parts(feedback)
-    assert output.startswith(b"before\n")
-    assert re.search(rb"after 137|[Kk]illed", output) or "memory" in message.lower(), feedback
+    """make lives on, and ends badly."""
+    entry, feedback = stack.tango.run("autograde:\n\t@echo before; tail /dev/zero\n", timeout=20)
+    message, line, output = parts(feedback)
+    assert message == HIT and messages(entry)[-1] == HIT
+    assert line == "Autodriver: Job exited with status 2"
+    first, _, rest = output.partition(b"\n")
+    assert first == b"Autodriver: Job exceeded its memory limit of 128 MB and was killed"
+    assert rest.startswith(b"before\n")
+
+
+def test_memory_hog_that_its_grader_copes_with(stack):
+    """That a limit was hit is told; the output, with its scores, is there all the same."""
+    entry, feedback = stack.tango.run("autograde:\n\t@echo before; tail /dev/zero; echo after $$?\n", timeout=20)
+    message, line, output = parts(feedback)
+    assert message == HIT and messages(entry)[-1] == HIT
+    assert line == "Autodriver: Job exited with status 0"
+    assert output.startswith(b"Autodriver: Job exceeded its memory limit of 128 MB and a program of it was killed\nbefore\n")
+    assert output.endswith(b"after 137\n")
+
+
+def test_figures_of_a_job_are_logged(stack):
+    stack.tango.run("autograde:\n\t@i=0; while [ $$i -lt 300000 ]; do i=$$((i+1)); done\n")
+    line = [x for x in stack.vmm.text().splitlines() if "event=attempt.over" in x][-1]
+    assert int(re.search(r"cpu_ms=(\d+)", line)[1]) > 30, line
+    assert int(re.search(r"peak_kb=(\d+)", line)[1]) > 500, line
+
+
+def test_disk_hog(stack):
+    """A machine with a file system of its own bounds the write; the others are told to end."""
+    mk = "autograde:\n\t@echo before; head -c 200m /dev/zero >big || exit 7; sleep 30; echo never\n"
+    began = time.monotonic()
+    entry, feedback = stack.tango.run(mk, timeout=40, limits={"disk": 50 << 20, "file_size": 1 << 30})
+    message, line, output = parts(feedback)
+    assert time.monotonic() - began < 30
+    if stack.driver == "oci":
+        assert line == "Autodriver: Job exited with status 2" and b"No space left" in output
+    else:
+        assert message == messages(entry)[-1] == "Error: Job exceeded its disk limit of 50 MB"
+        assert line == "Autodriver: Job exceeded its disk limit of 50 MB and was killed"
+        assert output == b"before\n"
 
 
 def test_slow_printer(stack):

@@ -34,6 +34,7 @@
 
 struct docker_machine {
     char id[80];
+    bool has_job; /* as far as the bound on its disk knows */
     struct engine_demux demux;
 };
 
@@ -128,6 +129,7 @@ static char *label_filter(const struct backend *b)
 
 static void docker_close(struct backend *b)
 {
+    disk_watch_free(b->disk);
     engine_free(b->engine);
     pthread_mutex_destroy(&b->import_lock);
     free(b->deployment_label);
@@ -153,6 +155,7 @@ static int docker_open(const struct config *cfg, struct backend **ret, struct er
     b->deployment_label = xasprintf(LABEL_DEPLOYMENT "=%s", cfg->deployment);
     b->vmm_label = xasprintf(LABEL_VMM "=%s", cfg->vmm_name);
     b->filter = label_filter(b);
+    b->disk = disk_watch_new(engine);
     pthread_mutex_init(&b->import_lock, NULL);
     rc = engine_ping(engine, soon(ASK_MS), err);
     if (rc == 0)
@@ -401,21 +404,15 @@ static int create_once(struct backend *b, const struct machine_spec *spec, int64
     return rc;
 }
 
-/* A bound on the disk needs storage with quotas (overlay2 on xfs with pquota, btrfs, zfs). Without,
- * a job that asked for a bound of its own is refused; the default one gives way, said loudly once,
- * and each file's size is still bounded. */
-static int without_quota(struct backend *b, const struct machine_spec *spec, struct error *err)
+/* A quota on the disk needs storage that has them (overlay2 on xfs with pquota, btrfs, zfs).
+ * Without, the bound is held by looking (docker_disk.c), said loudly once. */
+static void without_quota(struct backend *b)
 {
     if (!atomic_exchange(&b->no_quota, true))
-        log_event(LOG_WARN_, "docker.disk_unbounded", "url", b->cfg->docker_url, "why",
-                  "the engine's storage has no quotas, so job_disk_bytes is not held; put its data "
-                  "on xfs mounted with pquota",
+        log_event(LOG_WARN_, "docker.disk_watched", "url", b->cfg->docker_url, "why",
+                  "the engine's storage has no quotas, so disk limits are held by looking once a "
+                  "second; put its data on xfs mounted with pquota for a hard limit",
                   NULL);
-    if ((int64_t)spec->shape.disk_bytes != b->cfg->job_disk_bytes)
-        return err_set(
-            err, ERR_REFUSED, ENOTSUP,
-            "the engine's storage cannot bound the disk; leave the job's disk limit out");
-    return 0;
 }
 
 static int create(struct backend *b, const struct machine_spec *spec, int64_t deadline,
@@ -425,17 +422,12 @@ static int create(struct backend *b, const struct machine_spec *spec, int64_t de
     char old[80];
     bool taken = false;
 
-    if (b->no_quota && spec->shape.disk_bytes > 0) {
-        int rc = without_quota(b, spec, err);
-        if (rc < 0)
-            return rc;
-    }
     for (;;) {
         int rc = create_once(b, spec, deadline, cancel_fd, ret_id, &how, err);
         if (rc < 0 || how == CREATED)
             return rc;
         if (how == NO_QUOTA) {
-            rc = without_quota(b, spec, err);
+            without_quota(b);
         } else {
             /* Of an earlier life: ids come round again. */
             rc = taken ? 0 : is_ours(b, spec->name, deadline, old, err);
@@ -496,6 +488,8 @@ static int docker_initialize(struct backend *b, const struct machine_spec *spec,
     snprintf(d->id, sizeof(d->id), "%s", id);
     struct machine *m = machine_new(&driver_docker, b, spec);
     m->priv = d;
+    if (b->no_quota && spec->shape.disk_bytes > 0)
+        disk_watch_add(b->disk, d->id, spec->shape.disk_bytes);
     m->in_fd = in;
     m->out_fd = TAKE_FD(fd);
     m->made_ms = clock_mono_ms();
@@ -514,6 +508,11 @@ static ssize_t docker_read(struct machine *m, void *data, size_t len)
         return errno == ECONNRESET ? 0 : -errno;
     if (n == 0)
         return 0;
+    /* A warm machine says nothing more until it gets a job. */
+    if (m->ready && !d->has_job) {
+        d->has_job = true;
+        disk_watch_activate(m->backend->disk, d->id);
+    }
     n = engine_strip(&d->demux, data, (size_t)n);
     return n == 0 ? -EAGAIN : n;
 }
@@ -543,7 +542,7 @@ static void let_go(struct machine *m, int64_t deadline)
 }
 
 /* Docker tells it of a container that has ended, and not before: so this ends the machine. */
-static bool docker_oom_killed(struct machine *m)
+static bool memory_killed(struct machine *m)
 {
     struct docker_machine *d = m->priv;
     cleanup_free char *path = xasprintf("/containers/%s/json", d->id);
@@ -565,13 +564,13 @@ static bool docker_oom_killed(struct machine *m)
     return oom;
 }
 
-/* An engine takes a second over its figures; the autodriver has told its own. */
-static int docker_usage(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)
+static enum machine_limit docker_limit_hit(struct machine *m)
 {
-    (void)m;
-    (void)ret_cpu_us;
-    (void)ret_peak_bytes;
-    return -ENOSYS;
+    const struct docker_machine *d = m->priv;
+
+    if (disk_watch_over(m->backend->disk, d->id))
+        return MACHINE_LIMIT_DISK;
+    return memory_killed(m) ? MACHINE_LIMIT_MEMORY : MACHINE_LIMIT_NONE;
 }
 
 static void docker_destroy(struct machine *m, int64_t deadline)
@@ -584,6 +583,7 @@ static void docker_destroy(struct machine *m, int64_t deadline)
         close(TAKE_FD(m->in_fd));
     if (m->out_fd >= 0)
         close(TAKE_FD(m->out_fd));
+    disk_watch_remove(m->backend->disk, d->id);
     remove_container(m->backend, d->id, deadline, NULL);
     free(d);
     machine_free(m);
@@ -598,8 +598,8 @@ const struct driver driver_docker = {
     .initialize = docker_initialize,
     .read = docker_read,
     .destroy = docker_destroy,
-    .oom_killed = docker_oom_killed,
-    .usage = docker_usage,
+    .limit_hit = docker_limit_hit,
+    /* usage: an engine takes a second over its figures, and the autodriver tells its own */
     .list = docker_list,
     .reap = docker_reap,
     .import = docker_import,

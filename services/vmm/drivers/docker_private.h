@@ -1,8 +1,9 @@
 #ifndef MILONGA_DOCKER_PRIVATE_H
 #define MILONGA_DOCKER_PRIVATE_H
 
-/* What docker.c (machines), docker_image.c (images), docker_self.c (a vmm in a container) and
- * docker_layout.c (where the autodriver lies) share; nobody else includes it but their tests. */
+/* What docker.c (machines), docker_image.c (images), docker_disk.c (bounds on the disk),
+ * docker_self.c (a vmm in a container) and docker_layout.c (where the autodriver lies) share;
+ * nobody else includes it but their tests. */
 
 #include "../machine.h"
 #include "docker_http.h"
@@ -19,7 +20,8 @@ struct backend {
     char *filter;                /* of both, as a query */
     char *bind;                  /* of the folder with the autodriver, as the engine sees it */
     int layout_fd;               /* that folder, in use while it is open */
-    atomic_bool no_quota;        /* the engine's storage cannot bound a container's disk */
+    atomic_bool no_quota;        /* the engine's storage cannot bound a container's disk, so */
+    struct disk_watch *disk;     /* we do */
     pthread_mutex_t import_lock; /* imports look at what was there before, so one at a time */
 };
 
@@ -41,5 +43,16 @@ char *docker_behind_mounts(const json_t *container, const char *path);
  * those of other builds that no vmm uses are removed. *ret_folder, its name, is the caller's to
  * free, *ret_fd to close when it is used no more. */
 int docker_lay_out(const struct config *cfg, char **ret_folder, int *ret_fd, struct error *err);
+
+/* Machines whose disk is bounded by looking, named by the container's id; unknown ids are no error.
+ * Any thread. */
+struct disk_watch *disk_watch_new(struct engine *engine);
+void disk_watch_free(struct disk_watch *w);
+void disk_watch_add(struct disk_watch *w, const char *id, uint64_t limit);
+/* It has a job from now on. */
+void disk_watch_activate(struct disk_watch *w, const char *id);
+/* Was it found over its limit, and told to end? */
+bool disk_watch_over(struct disk_watch *w, const char *id);
+void disk_watch_remove(struct disk_watch *w, const char *id);
 
 #endif

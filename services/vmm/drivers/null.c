@@ -447,20 +447,6 @@ static void null_destroy(struct machine *m, int64_t deadline)
     machine_free(m);
 }
 
-static bool null_oom_killed(struct machine *m)
-{
-    (void)m;
-    return false;
-}
-
-static int null_usage(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)
-{
-    (void)m;
-    *ret_cpu_us = 0;
-    *ret_peak_bytes = 0;
-    return 0;
-}
-
 static int null_list(struct backend *b, void (*each)(void *arg, const char *name), void *arg,
                      struct error *err)
 {
@@ -495,8 +481,6 @@ const struct driver driver_null = {
     .initialize = null_initialize,
     .read = null_read,
     .destroy = null_destroy,
-    .oom_killed = null_oom_killed,
-    .usage = null_usage,
     .list = null_list,
     .reap = null_reap,
 };

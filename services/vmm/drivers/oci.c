@@ -528,18 +528,20 @@ static void destroy(struct machine *m, int64_t deadline)
     machine_free(m);
 }
 
-static bool oom_killed(struct machine *m)
+static enum machine_limit limit_hit(struct machine *m)
 {
     struct oci_machine *o = m->priv;
 
-    return m->spec.shape.memory_mb > 0 && cgroup_oom(o->group);
+    return m->spec.shape.memory_mb > 0 && cgroup_oom(o->group) ? MACHINE_LIMIT_MEMORY
+                                                               : MACHINE_LIMIT_NONE;
 }
 
-static int usage(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)
+static int usage(struct machine *m, struct machine_usage *ret)
 {
     struct oci_machine *o = m->priv;
 
-    return cgroup_usage(o->group, ret_cpu_us, ret_peak_bytes);
+    ret->memory_hit = m->spec.shape.memory_mb > 0 && cgroup_oom(o->group);
+    return cgroup_usage(o->group, &ret->cpu_us, &ret->peak_bytes);
 }
 
 /* ---- what is there ---- */
@@ -619,8 +621,7 @@ const struct driver driver_oci = {
     .initialize = initialize,
     .read = oci_read,
     .destroy = destroy,
-    .oom_killed = oom_killed,
-    .oom_at_once = true,
+    .limit_hit = limit_hit,
     .usage = usage,
     .list = list,
     .reap = reap,
