@@ -11,7 +11,7 @@ Q        := $(if $(V),,@)
 
 PKGS     := hiredis msgpack libcurl uuid libarchive jansson libcrypto
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0)
-CPPFLAGS += $(if $(CRASHPOINTS),-DMILONGA_CRASHPOINTS) -D_GNU_SOURCE -DH2O_USE_LIBUV=0 -DMILONGA_VERSION='"$(VERSION)"' -Ilibshared -I$(B)/gen -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+CPPFLAGS += $(if $(CRASHPOINTS),-DMILONGA_CRASHPOINTS) -D_GNU_SOURCE -DH2O_USE_LIBUV=0 -Ilibshared -I$(B)/gen -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla -Wundef -Wwrite-strings -Wno-missing-field-initializers $(if $(DEVELOPER),-Werror)
 CFLAGS   += -std=gnu11 -O2 -g -fno-common -fstack-protector-strong -fno-omit-frame-pointer -pthread $(WARN) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all,-D_FORTIFY_SOURCE=2)
 LDFLAGS  += -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE))
@@ -38,6 +38,12 @@ obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB      := $(B)/libshared.a
 PROGRAMS := $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/milonga $(B)/autodriver
 UNITS    := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
+
+# only who tells it is compiled anew for each commit
+VERSIONED := $(shell grep -rl --include='*.c' MILONGA_VERSION libshared services client)
+VERSIONED += $(shell grep -rlF $(foreach f,$(VERSIONED),-e '"$(f)"') tests)
+TELL      := -DMILONGA_VERSION='"$(VERSION)"'
+$(call obj,$(VERSIONED)) $(patsubst %.c,$(B)/fuzz/obj/%.o,$(VERSIONED)): CPPFLAGS += $(TELL)
 
 .SECONDARY:
 .PHONY: all deps run test check system points fuzz bench lint format install clean help
@@ -82,7 +88,7 @@ $(B)/unit/test_vmm_docker_layout: $(call obj,services/vmm/machine.c services/vmm
 
 FUZZERS      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(FUZZ_SRC))
 FUZZ_SECONDS ?= 60
-FUZZ_CC      := clang $(CPPFLAGS) $(filter-out -O2 -fsanitize=% -D_FORTIFY_SOURCE=2,$(CFLAGS)) -O1 -fno-sanitize-recover=all
+FUZZ_CC       = clang $(CPPFLAGS) $(filter-out -O2 -fsanitize=% -D_FORTIFY_SOURCE=2,$(CFLAGS)) -O1 -fno-sanitize-recover=all
 $(B)/fuzz/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(FUZZ_CC) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c -o $@ $<
@@ -138,4 +144,4 @@ help: ## this
 .PHONY: flags generated units
 generated: $(LUA_INC)
 flags:
-	@echo $(CPPFLAGS) $(filter-out -W%,$(CFLAGS))
+	@echo $(CPPFLAGS) $(TELL) $(filter-out -W%,$(CFLAGS))
