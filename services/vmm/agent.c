@@ -76,7 +76,9 @@ static void begin(struct agent *a, const struct assignment *x)
     pthread_mutex_lock(&a->lock);
     bool known = *find_held(a, x->id, x->token) != NULL;
     /* More than fit is no loss: they are assigned, and the next beat brings them again. */
-    bool take = !known && !a->leaving && a->registered && a->held_ct < a->held_max;
+    /* What another life of our name was given is not ours to run, whichever of us two is over. */
+    bool meant = !x->epoch[0] || strcmp(x->epoch, a->epoch) == 0;
+    bool take = meant && !known && !a->leaving && a->registered && a->held_ct < a->held_max;
     if (take) {
         struct attempt *n =
             attempt_new(a->v, x->id, x->token, x->tries, x->charged, x->body, x->body_len);

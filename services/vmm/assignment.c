@@ -37,13 +37,16 @@ int assignment_decode(const void *data, size_t len, struct assignment *ret, stru
     const char *token_text = mp_str(&m, &token_len);
     uint64_t tries = take_number(&m), charged = take_number(&m);
     x.body = mp_str(&m, &x.body_len);
-    for (uint32_t i = 5; i < ct; i++)
+    size_t epoch_len = 0;
+    const char *epoch = ct > 5 ? mp_str(&m, &epoch_len) : "";
+    for (uint32_t i = 6; i < ct; i++)
         mp_skip(&m);
     if (mp_end(&m) < 0 || id == 0 || id > INT32_MAX || tries > UINT32_MAX || charged > UINT32_MAX ||
-        job_token_parse(token_text, token_len, &token) < 0)
+        epoch_len >= sizeof(x.epoch) || job_token_parse(token_text, token_len, &token) < 0)
         return err_set(err, ERR_PERMANENT, EPROTO, "not an assignment");
     snprintf(x.id, sizeof(x.id), "%llu", (unsigned long long)id);
     job_token_format(token, x.token);
+    snprintf(x.epoch, sizeof(x.epoch), "%.*s", (int)epoch_len, epoch);
     x.tries = (unsigned)tries;
     x.charged = (unsigned)charged;
     *ret = x;

@@ -2,7 +2,7 @@
 #define MILONGA_VMM_ASSIGNMENT_H
 
 /* The message by which the dispatcher's assign script hands a job over: msgpack [id, token, n, c,
- * body] (docs/protocol.md). Numbers may come as strings, as they lie in Redis. */
+ * body, epoch] (docs/protocol.md). Numbers may come as strings, as they lie in Redis. */
 
 #include "base/err.h"
 #include "wire/job.h"
@@ -15,6 +15,7 @@ struct assignment {
     unsigned tries, charged;
     const char *body; /* points into the message */
     size_t body_len;
+    char epoch[24]; /* of the vmm that it is for; "" from a dispatcher that does not say */
 };
 
 /* ERR_PERMANENT/EPROTO for anything else than such a message; further elements are a newer

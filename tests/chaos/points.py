@@ -1,6 +1,11 @@
 #!/usr/bin/env python3
-"""Every crash point: one job is recorded, then at each point that it passed the process dies, or stands still until it is
-thought dead and then goes on; each time the job must come to its one end, and check.py must have nothing to say.
+"""Every crash point: one job is recorded, then at each point that it passed something befalls the process; each time the job
+must come to its one end, and check.py must have nothing to say.
+
+    die    it is killed, and started again
+    pause  it stands still until another has done its work, then goes on
+    wake   (vmm) it goes on while another has its job under way
+    twin   (vmm) likewise, and the other has its name
 
     points.py [--driver null|oci|docker] [--how die,pause] [--services api,dispatcher,vmm] [--only TEXT] | --short | --all
 
@@ -40,7 +45,8 @@ class Point(collections.namedtuple("Point", "service name nth phase")):
 
 
 class Loop:
-    def __init__(self, directory, driver, engine=None, settings=None):
+    def __init__(self, directory, driver, engine=None, settings=None, patience=30):
+        self.patience = patience
         more = dict(SETTINGS, **(settings or {}))
         if engine:
             more["docker_url"] = engine.url
@@ -57,8 +63,9 @@ class Loop:
         self.stack.start()
         self.client.prepare({"Makefile": self.makefile(), "base": "x" * 100})
 
-    def makefile(self):
-        return rig.NULL_JOB % 20 if self.driver == "null" else rig.REAL_JOB % "0.2"
+    def makefile(self, how="die"):
+        ms = {"wake": 700, "twin": 1500}.get(how, 20 if self.driver == "null" else 200)
+        return rig.NULL_JOB % ms if self.driver == "null" else rig.REAL_JOB % (ms / 1000)
 
     @property
     def redis(self):
@@ -97,18 +104,18 @@ class Loop:
         holder = (self.redis.hget(f"{PREFIX}:lead", "holder") or b"").decode()
         return bool(holder) and holder in process.text()
 
-    def job(self):
+    def job(self, how="die"):
         """Submits one, in a thread of its own: an api may die over it. (its name, the thread)"""
         self.number += 1
         req = f"r{self.number}"
-        thread = threading.Thread(target=self.submit, args=(req,), daemon=True)
+        thread = threading.Thread(target=self.submit, args=(req, self.makefile(how)), daemon=True)
         thread.start()
         return req, thread
 
-    def submit(self, req):
+    def submit(self, req, makefile):
         client = rig.Client(self.history, self.stack.ports, self.stack.image, timeout=4)
         # The submission's own file, so that the api's way into the store is a part of the job's life.
-        client.ask("POST", f"/upload/{rig.KEY}/{rig.LAB}/", (self.makefile() + f"# {req}\n").encode(), {"Filename": f"{req}.mk"},
+        client.ask("POST", f"/upload/{rig.KEY}/{rig.LAB}/", (makefile + f"# {req}\n").encode(), {"Filename": f"{req}.mk"},
                    good=client._ok)
         client.submit(req, self.receiver.url(req), f"{req}.mk")
 
@@ -166,13 +173,13 @@ class Loop:
     def begin(self, point, how):
         """The service is made ready to pass the point; the job, and its thread, under way."""
         self.gate.unlink(missing_ok=True)
-        plan = f"{point.name},{point.nth},{how}" + ("" if point.phase == "start" else f",{self.gate}")
+        plan = f"{point.name},{point.nth},{'die' if how == 'die' else 'pause'}" + ("" if point.phase == "start" else f",{self.gate}")
         victim = self.replace(point.service, MILONGA_CRASH=plan)
         if point.phase != "start":
             wait_for(f"{victim.name} at work", lambda: self.at_work(point.service, victim), 15)
         if point.phase != "stop":
             self.gate.touch()
-        req, thread = self.job()
+        req, thread = self.job(how)
         if point.phase == "stop":
             self.wait_over(req, thread, 20)
             self.gate.touch()
@@ -185,7 +192,7 @@ class Loop:
         while time.monotonic() < end:
             if how == "die" and not victim.running():
                 return victim.child.returncode == -signal.SIGKILL
-            if how == "pause" and (rig.stopped(victim) or not victim.running()):
+            if how != "die" and (rig.stopped(victim) or not victim.running()):
                 return victim.running()
             if self.is_over(req):
                 over_at = over_at or time.monotonic()
@@ -194,11 +201,11 @@ class Loop:
             time.sleep(0.01)
         return False
 
-    def spare(self, service):
+    def spare(self, service, twin=False):
         """Another one of that kind, for while the first stands still."""
         if service == "api":
             return None  # there are two
-        p = rig.service(self.stack, service, 7)
+        p = rig.service(self.stack, service, 7, self.process(service).env.get("MILONGA_VMM_NAME") if twin else None)
         {"dispatcher": self.stack.dispatchers, "vmm": self.stack.vmms}[service].append(p)
         return self.launch(p)
 
@@ -213,11 +220,13 @@ class Loop:
         if how == "die":
             began = time.monotonic()
             self.replace(point.service)
-        else:
+        elif how == "pause" or point.phase != "job":
             began = self.pause_out(point, victim, req)
-        self.wait_over(req, thread, 30)
+        else:
+            began = self.wake_early(point, victim, req, how == "twin")
+        self.wait_over(req, thread, self.patience)
         # A vmm that starts makes a machine to see whether it can: what it leaves is asked once it takes jobs.
-        rig.settle(self.stack, 30, [lambda: self.works_again(point)])
+        rig.settle(self.stack, self.patience, [lambda: self.works_again(point)])
         took = time.monotonic() - began
         self.no_spares(point.service)
         return True, took
@@ -240,6 +249,31 @@ class Loop:
             self.replace(point.service)
         wait_for(f"{victim.name} at work again", lambda: self.works_again(point), 20)
         return began
+
+    def wake_early(self, point, victim, req, twin):
+        """Awake while the job is under way at another vmm, or done if it was done already. When that was."""
+        spare = self.spare("vmm", twin)
+        wait_for(f"the spare {spare.name} at work", lambda: self.at_work("vmm", spare), 20)
+
+        def under_way():
+            job = self.redis.hmget(f"{PREFIX}:j:{self.ident(req)}", "n", "s")
+            return job[1] in (b"f", None) or (int(job[0] or 0) >= 2 and job[1] in (b"r", b"c"))
+        wait_for(f"another attempt at {req}", under_way, 20, 0.005)
+        victim.signal(signal.SIGCONT)
+        began = time.monotonic()
+        if twin:  # two of one name throw each other out for as long as both run
+            time.sleep(0.5)
+            victim.kill()
+            self.stack.vmms[:] = [spare]
+        wait_for(f"{self.stack.vmm.name} at work again", lambda: self.works_again(point), 20)
+        return began
+
+    def ident(self, req):
+        """The job's id, as Redis has it."""
+        for key in self.redis.scan_iter(f"{PREFIX}:j:*", count=1000):
+            if self.redis.hget(key, "of") == f"{req}.out".encode():
+                return key.decode().rpartition(":")[2]
+        return 0
 
     def works_again(self, point):
         """A dispatcher that finds another in charge is a standby from then on."""
@@ -266,6 +300,8 @@ def run(loop, points, hows, report=print):
     bad, missed, times = [], [], collections.defaultdict(list)
     for how in hows:
         for point in points:
+            if how in ("wake", "twin") and (point.service, point.phase) != ("vmm", "job"):
+                continue
             try:
                 for _ in range(3):  # a point that hangs on timing may not be passed each time
                     reached, took = loop.try_point(point, how)
@@ -273,9 +309,9 @@ def run(loop, points, hows, report=print):
                         break
                 broken = loop.judge()
             except AssertionError as e:
-                report(f"{how} {point}: {e}\n{loop.stack.report()}")
-                bad.append(f"{how} {point}: {e}")
-                return bad, missed, times
+                lines = [f"{how} {point}: {line}" for line in (str(e), *loop.judge())]
+                report("\n".join([*lines, loop.stack.report()]))
+                return bad + lines, missed, times
             if not reached:
                 missed.append(f"{how} {point}")
             else:
@@ -296,6 +332,7 @@ def arguments():
     parser.add_argument("--only", default="", help="points whose name has this in it")
     parser.add_argument("--verbose", action="store_true", help="name the points")
     parser.add_argument("--keep", action="store_true", help="keep the directory of a run that failed")
+    parser.add_argument("--patience", type=float, default=30, help="seconds for a job to come to its end")
     parser.add_argument("--first", action="store_true", help="only the first passing of each")
     parser.add_argument("--short", action="store_true", help="null: die; oci and docker: die at the vmm's")
     parser.add_argument("--all", action="store_true", help="all drivers, all services, die and pause")
@@ -313,7 +350,7 @@ def one(args):
             (directory / "e").mkdir()
             engine = engine_module.Engine(directory / "e").start()
             engine.load(image.tarball())
-        loop = Loop(directory, args.driver, engine)
+        loop = Loop(directory, args.driver, engine, patience=args.patience)
         points = loop.record()
         chosen = [p for p in points if p.service in args.services.split(",") and args.only in p.name and
                   (p.nth == 1 or not args.first)]
@@ -358,9 +395,9 @@ def main():
     drivers = [d for d, needs in (("null", ()), ("oci", ("crun",)), ("docker", ("dockerd", "docker")))
                if all(map(shutil.which, needs)) and (not needs or os.geteuid() == 0)]
     if args.short:
-        plans = [("null", s, "die") for s in SERVICES] + [(d, "vmm", "die", "--first") for d in drivers[1:]]
+        plans = [("null", s, "die") for s in SERVICES] + [("null", "vmm", "wake,twin", "--only", "vmm.")] + [(d, "vmm", "die", "--first") for d in drivers[1:]]
     elif args.all:
-        plans = [(d, s, h) for d in drivers for s in SERVICES for h in ("die", "pause")]
+        plans = [(d, s, h) for d in drivers for s in SERVICES for h in ("die", "pause")] + [(d, "vmm", h) for d in drivers for h in ("wake", "twin")]
     else:
         sys.exit(one(args))
     # Two installations a core: an engine's are the slow ones.

@@ -185,7 +185,7 @@ class Vmm:
         while time.monotonic() < end:
             m = self.sub.get_message(timeout=0.01)
             if m and m["data"][:1] == b"a":
-                job, token, n, c, body = msgpack.unpackb(m["data"][1:], raw=True)
+                job, token, n, c, body, _epoch = msgpack.unpackb(m["data"][1:], raw=True)
                 self.held[int(job)] = token.decode()
                 return int(job), token.decode(), n, c, body
         return None

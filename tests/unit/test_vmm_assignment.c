@@ -29,8 +29,14 @@ static msgpack_sbuffer make(bool as_text, const char *token, unsigned extra)
     msgpack_pack_uint32(&p, 1);
     msgpack_pack_str(&p, 4);
     msgpack_pack_str_body(&p, "b\0dy", 4);
-    for (unsigned i = 0; i < extra; i++)
-        msgpack_pack_nil(&p);
+    for (unsigned i = 0; i < extra; i++) {
+        if (i > 0) {
+            msgpack_pack_nil(&p);
+            continue;
+        }
+        msgpack_pack_str(&p, 2);
+        msgpack_pack_str_body(&p, "12", 2);
+    }
     return b;
 }
 
@@ -45,6 +51,7 @@ static void test_good(void **state)
         assert_string_equal(a.token, "7.3");
         assert_int_equal(a.tries, 3);
         assert_int_equal(a.charged, 1);
+        assert_string_equal(a.epoch, form & 2 ? "12" : "");
         assert_int_equal(a.body_len, 4);
         assert_memory_equal(a.body, "b\0dy", 4);
         msgpack_sbuffer_destroy(&b);

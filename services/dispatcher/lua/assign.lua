@@ -31,7 +31,10 @@ local function assign(id, n, v, alone)
   call('HSET', P .. 'vmm:' .. v .. ':run', id, token)
   if alone then call('HSET', P .. 'vmm:' .. v, 'solo', id) end
   trace(id, now, 'dispatched', string.format('%d', try - 1))
-  call('PUBLISH', P .. 'v:' .. v, 'a' .. cmsgpack.pack({id, token, try, tonumber(h[3]) or 0, call('GET', P .. 'b:' .. id)}))
+  -- with the vmm's epoch: two processes may have one name, of which one has not yet noticed that it is over with it
+  local epoch = call('HGET', P .. 'vmm:' .. v, 'epoch') or ''
+  call('PUBLISH', P .. 'v:' .. v,
+    'a' .. cmsgpack.pack({id, token, try, tonumber(h[3]) or 0, call('GET', P .. 'b:' .. id), epoch}))
   reply[#reply + 1] = id
   reply[#reply + 1] = v
 end
