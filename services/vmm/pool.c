@@ -25,6 +25,7 @@
 #define HOLD_BASE_MS 1000
 #define HOLD_CAP_MS  60000
 #define IMAGES_MAX   256
+#define ASKED_MAX    64 /* jobs that are remembered, older ones ever less */
 /* At once, each of another image: one that takes long holds up no other, and of one image no more
  * processors are taken from jobs than one making needs. */
 #define MAKERS 4
@@ -38,6 +39,9 @@ struct wish {
     char *image;
     unsigned want;
     uint32_t cores_milli, memory_mb; /* 0: the default */
+    /* Machines with and without network are two kinds, and jobs say which they need: */
+    unsigned asked[2]; /* jobs that one could have served lately, by network */
+    unsigned quiet;    /* so many of `want` are without */
     bool making;
     unsigned tries;     /* makings that failed in a row */
     int64_t hold_until; /* mono; after a failure */
@@ -77,10 +81,71 @@ static void detach(struct pool *p, struct warm **at)
     free(w);
 }
 
+static struct wish *find_wish(const struct pool *p, const char *image)
+{
+    for (size_t i = 0; i < p->wish_ct; i++)
+        if (strcmp(p->wishes[i].image, image) == 0)
+            return &p->wishes[i];
+    return NULL;
+}
+
+static void shape_by(const struct wish *w, struct machine_shape *shape)
+{
+    if (w && w->cores_milli > 0)
+        shape->cores_milli = w->cores_milli;
+    if (w && w->memory_mb > 0)
+        shape->memory_mb = w->memory_mb;
+}
+
+/* Shares `want` out as jobs have asked. A kind that was asked for has a machine, if there are two
+ * to share, and the share moves only when it is off by most of a machine, or each job would replace
+ * one. */
+static void share_out(struct wish *w)
+{
+    unsigned total = w->asked[0] + w->asked[1];
+    if (total == 0) {
+        w->quiet = 0; /* as a job is that does not say */
+        return;
+    }
+    uint64_t ideal = (uint64_t)w->want * w->asked[0] * 4 / total; /* in quarters */
+    uint64_t now = (uint64_t)w->quiet * 4;
+    if (now > ideal + 2 || now + 2 < ideal)
+        w->quiet = (unsigned)((ideal + 2) / 4);
+    if (w->want >= 2 && w->quiet == 0 && w->asked[0] > 0)
+        w->quiet = 1;
+    if (w->want >= 2 && w->quiet >= w->want && w->asked[1] > 0)
+        w->quiet = w->want - 1;
+    if (w->quiet > w->want)
+        w->quiet = w->want;
+}
+
+/* A job of that shape is here: notes it where a warm machine could serve it. */
+static void note_asked(struct pool *p, const struct machine_shape *shape)
+{
+    struct wish *w = find_wish(p, shape->image);
+    if (!w || p->v->driver->loopback_only)
+        return;
+    struct machine_shape due = vmm_default_shape(p->v, w->image, shape->digest);
+    shape_by(w, &due);
+    due.network = shape->network;
+    if (!machine_shape_equal(&due, shape))
+        return;
+    w->asked[shape->network]++;
+    if (w->asked[0] + w->asked[1] > ASKED_MAX) {
+        w->asked[0] /= 2;
+        w->asked[1] /= 2;
+    }
+    unsigned was = w->quiet;
+    share_out(w);
+    if (w->quiet != was)
+        event_signal(p->wake_fd);
+}
+
 struct machine *pool_take(struct pool *p, const struct machine_shape *shape)
 {
     struct machine *m = NULL;
     pthread_mutex_lock(&p->lock);
+    note_asked(p, shape);
     for (struct warm **at = &p->warm; *at; at = &(*at)->next) {
         if (!machine_shape_equal(&(*at)->m->spec.shape, shape))
             continue;
@@ -100,22 +165,6 @@ struct machine *pool_take(struct pool *p, const struct machine_shape *shape)
 }
 
 /* ---- wishes ---- */
-
-static struct wish *find_wish(const struct pool *p, const char *image)
-{
-    for (size_t i = 0; i < p->wish_ct; i++)
-        if (strcmp(p->wishes[i].image, image) == 0)
-            return &p->wishes[i];
-    return NULL;
-}
-
-static void shape_by(const struct wish *w, struct machine_shape *shape)
-{
-    if (w && w->cores_milli > 0)
-        shape->cores_milli = w->cores_milli;
-    if (w && w->memory_mb > 0)
-        shape->memory_mb = w->memory_mb;
-}
 
 void pool_shape(struct pool *p, struct machine_shape *shape)
 {
@@ -139,6 +188,7 @@ static void take_wish(struct pool *p, const char *image, const char *text)
     w->want = n > (unsigned)p->v->cfg->warm_max ? (unsigned)p->v->cfg->warm_max : n;
     w->cores_milli = cores;
     w->memory_mb = memory;
+    share_out(w);
 }
 
 static bool is_idle(const struct wish *w)
@@ -180,6 +230,22 @@ static unsigned count_locked(const struct pool *p, const char *image)
     return n;
 }
 
+/* Of one kind. */
+static unsigned count_kind_locked(const struct pool *p, const char *image, bool network)
+{
+    unsigned n = 0;
+    for (const struct warm *w = p->warm; w; w = w->next)
+        n += w->m->spec.shape.network == network && strcmp(w->m->spec.shape.image, image) == 0;
+    return n;
+}
+
+static unsigned want_kind(const struct pool *p, const struct wish *w, bool network)
+{
+    if (p->v->driver->loopback_only)
+        return network ? 0 : w->want;
+    return network ? w->want - w->quiet : w->quiet;
+}
+
 static bool is_stale(struct pool *p, const struct wish *w, const struct machine *m)
 {
     if (clock_mono_ms() - m->made_ms > AGE_MAX_MS)
@@ -187,6 +253,7 @@ static bool is_stale(struct pool *p, const struct wish *w, const struct machine 
     cleanup_free char *digest = watch_image(p->v->watch, w->image);
     struct machine_shape due = vmm_default_shape(p->v, w->image, digest);
     shape_by(w, &due);
+    due.network = m->spec.shape.network;
     return !digest || !machine_shape_equal(&due, &m->spec.shape);
 }
 
@@ -200,7 +267,9 @@ static void let_go(struct pool *p)
     for (struct warm **at = &p->warm; *at && gone_ct < (size_t)p->v->cfg->warm_max;) {
         struct machine *m = (*at)->m;
         const struct wish *w = find_wish(p, m->spec.shape.image);
-        if (w && count_locked(p, w->image) <= w->want && !is_stale(p, w, m)) {
+        bool network = m->spec.shape.network;
+        if (w && count_kind_locked(p, w->image, network) <= want_kind(p, w, network) &&
+            !is_stale(p, w, m)) {
             at = &(*at)->next;
             continue;
         }
@@ -253,7 +322,7 @@ static void add_warm(struct pool *p, struct machine *m)
 }
 
 /* By the makers, without the lock. */
-static int make(struct pool *p, const struct wish *w, struct error *err)
+static int make(struct pool *p, const struct wish *w, bool network, struct error *err)
 {
     struct vmm *v = p->v;
     cleanup_free char *digest = watch_image(v->watch, w->image);
@@ -261,6 +330,7 @@ static int make(struct pool *p, const struct wish *w, struct error *err)
         return err_set(err, ERR_REFUSED, ENOENT, "there is no image %s", w->image);
     struct machine_shape shape = vmm_default_shape(v, w->image, digest);
     shape_by(w, &shape);
+    shape.network = network;
     struct machine_spec spec;
     int rc = fleet_begin(v->fleet, &shape, &spec, err);
     if (rc < 0)
@@ -283,6 +353,11 @@ static int make(struct pool *p, const struct wish *w, struct error *err)
     return 0;
 }
 
+static bool lacks(const struct pool *p, const struct wish *w, bool network)
+{
+    return count_kind_locked(p, w->image, network) < want_kind(p, w, network);
+}
+
 /* The image whose share of its wish is least; NULL when nothing is to be made now. Lowers *ret_next
  * to when one may be. With the lock. */
 static struct wish *neediest(struct pool *p, int64_t *ret_next)
@@ -301,7 +376,7 @@ static struct wish *neediest(struct pool *p, int64_t *ret_next)
     for (size_t i = 0; i < p->wish_ct; i++) {
         struct wish *w = &p->wishes[i];
         unsigned have = count_locked(p, w->image);
-        if (have >= w->want || w->making)
+        if ((!lacks(p, w, true) && !lacks(p, w, false)) || w->making)
             continue;
         if (w->hold_until > now) {
             if (w->hold_until < *ret_next)
@@ -319,6 +394,7 @@ static void make_one(struct pool *p, struct wish *w)
 {
     struct wish order = *w; /* the wishes may move */
     cleanup_free char *image = order.image = xstrdup(w->image);
+    bool network = lacks(p, w, true);
     w->making = true;
     p->making_ct++;
     p->rested = false;
@@ -328,7 +404,7 @@ static void make_one(struct pool *p, struct wish *w)
     struct error err = ERROR_INIT;
     char who[HEALTH_WHO_MAX];
     snprintf(who, sizeof(who), "image %s", image);
-    int rc = make(p, &order, &err);
+    int rc = make(p, &order, network, &err);
     if (rc == 0) {
         health_made(p->v->health, who, image);
     } else if (rc != -ECANCELED) {

@@ -26,7 +26,6 @@ def stack(request, make_stack):
         s.start()
     else:
         s = make_stack(**settings)
-    # a warm machine waits for a job of the defaults; this one is for those without network
     return s
 
 
@@ -56,6 +55,25 @@ def test_no_trace_of_an_earlier_job(stack):
     assert len(set(used)) == len(used)
 
 
+def test_jobs_with_and_without_network_have_their_machines(stack):
+    """Each kind by demand: the first job of a kind may find none, the next ones do."""
+    stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/2/", data="{}")
+    wait_for("warm machines", lambda: len(free(stack)) == 2)
+    for quiet in (True, False):
+        stack.tango.run("autograde:\n\t@true\n", disable_network=quiet)
+    seen = []
+
+    def settled():
+        """Two machines that stay: one that is to be replaced has gone."""
+        seen.append(free(stack))
+        return len(seen[-1]) == 2 and seen[-10:].count(seen[-1]) == 10
+    for quiet in (True, False, True, False):
+        wait_for("warm machines", settled)
+        ready = seen[-1]
+        entry, feedback = stack.tango.run("autograde:\n\t@ls /sys/class/net\n", disable_network=quiet)
+        assert entry["vm"]["id"] in ready, (quiet, entry["vm"], ready)
+
+
 def test_shrunk_to_nothing_is_clean(stack):
     stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/0/", data="{}")
     wait_for("an empty pool", lambda: not free(stack))
@@ -68,9 +86,9 @@ def test_pool_of_a_shape_is_made_of_it(stack):
     stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/1/", data='{"cores": 1, "memory": 128}')
     wait_for("a warm machine", lambda: len(free(stack)) == 1)
     for _ in range(3):
-        entry, feedback = stack.tango.run(grab)
+        entry, feedback = stack.tango.run(grab, timeout=120, wait=120)
         assert b"exceeded its memory limit of 128 MB" in feedback, feedback
-    entry, feedback = stack.tango.run(grab, limits={"memory": 1024})
+    entry, feedback = stack.tango.run(grab, timeout=120, wait=120, limits={"memory": 1024})
     assert feedback.endswith(b"got it\n"), feedback
     stack.tango.ok("POST", f"/prealloc/test/{image.NAME}/0/", data="{}")
     wait_for("an empty pool", lambda: not free(stack))

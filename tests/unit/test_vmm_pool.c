@@ -190,7 +190,8 @@ static int initialize(struct backend *b, const struct machine_spec *spec, int64_
     return 0;
 }
 
-static const struct driver fake = {.initialize = initialize};
+static const struct driver fake = {.initialize = initialize, .loopback_only = true};
+static const struct driver fake_net = {.initialize = initialize};
 static const struct config cfg = {
     .warm_max = 6, .init_timeout_ms = 60000, .wait_timeout_ms = 60000};
 static struct vmm v = {.cfg = &cfg, .driver = &fake, .name = "v"};
@@ -318,12 +319,85 @@ static void test_shape(void **state)
     end(p);
 }
 
+static struct machine *take_kind(struct pool *p, bool network)
+{
+    struct machine_shape s = {.image = (char *)"a",
+                              .digest = (char *)"digest of a",
+                              .memory_mb = 1024,
+                              .network = network};
+    return pool_take(p, &s);
+}
+
+/* How many of a kind there are, once there are `all`. */
+static unsigned count_kind(struct pool *p, bool network, unsigned all)
+{
+    for (int i = 0; i < 2000; i++) {
+        pthread_mutex_lock(&p->lock);
+        unsigned n = count_locked(p, "a"), of = count_kind_locked(p, "a", network);
+        bool still = p->making_ct == 0 && !lacks(p, find_wish(p, "a"), true) &&
+                     !lacks(p, find_wish(p, "a"), false);
+        pthread_mutex_unlock(&p->lock);
+        if (n == all && still)
+            return of;
+        event_wait(-1, clock_mono_ms() + 5);
+    }
+    fail_msg("the pool does not come to rest");
+    return 0;
+}
+
+static bool made_two(void)
+{
+    return atomic_load(&made) >= 2;
+}
+
+/* Jobs without network have their machines too, as many as they are. */
+static void test_both_networks(void **state)
+{
+    (void)state;
+    wish("a", "4", NULL, NULL);
+    struct pool *p = begin();
+    until(made_four);
+    assert_int_equal(count_kind(p, false, 4), 4); /* the default of this test's vmm */
+    end(p);
+
+    v.driver = &fake_net;
+    p = begin();
+    until(made_four);
+    assert_int_equal(count_kind(p, true, 4), 4);
+    assert_null(take_kind(p, false));             /* the first one is served cold */
+    assert_int_equal(count_kind(p, false, 4), 4); /* nobody has asked for the other */
+    machine_free(take_kind(p, false));
+    machine_free(take_kind(p, false));
+    assert_null(take_kind(p, true));
+    assert_int_equal(count_kind(p, true, 4), 1); /* of four jobs, one */
+    struct machine *m = take_kind(p, true);
+    assert_non_null(m);
+    machine_free(m);
+    /* a job of other limits is none that a warm machine could serve */
+    for (int i = 0; i < 50; i++)
+        assert_null(take(p, 9, 9));
+    assert_int_equal(count_kind(p, true, 4) + count_kind(p, false, 4), 4);
+    /* one machine is of the kind that is asked for more */
+    wish("a", "1", NULL, NULL);
+    pool_poke(p, true);
+    for (int i = 0; i < 20; i++) {
+        m = take_kind(p, false);
+        if (m)
+            machine_free(m);
+    }
+    assert_int_equal(count_kind(p, false, 1), 1);
+    end(p);
+    v.driver = &fake;
+    until(made_two);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slow_image_holds_up_no_other),
         cmocka_unit_test(test_stop_while_making),
         cmocka_unit_test(test_shape),
+        cmocka_unit_test(test_both_networks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
