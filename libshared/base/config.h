@@ -54,6 +54,7 @@ struct config {
     int64_t idle_timeout_ms;      /* 60s: keep-alive without a request */
     int64_t slow_body_bytes_s;    /* 1k: least rate of a body before it is cut */
     int64_t max_live_jobs;        /* 200000 */
+    int64_t max_live_bytes;       /* 256M: of their descriptions */
     int64_t dup_window_ms;        /* 60s: the same addJob within is the same job; 0 off */
     int64_t list_max;             /* 1000: jobs in one /jobs answer */
     int64_t wish_wait_ms;         /* 25s: longest wait of prealloc and build */
@@ -89,6 +90,15 @@ struct config {
     char *callback_ca_file;        /* "" = system */
     int64_t dead_max_jobs;         /* 100000 */
     int64_t dead_max_age_s;        /* 30 days */
+    int64_t dead_max_bytes;        /* 1G: of their descriptions */
+    int64_t rejected_max_jobs;     /* 10000 */
+    int64_t labs_max;              /* 100000 */
+    int64_t lab_max_age_s;         /* 365 days since it was last used */
+    int64_t outbox_max;            /* 100000 callbacks that wait */
+    int64_t outbox_max_age_s;      /* 1 day */
+    int64_t collect_interval_s;    /* 20m: between two rounds of the store's collector */
+    int64_t collect_grace_s;       /* 1h: how long a file that nobody names is kept */
+    int64_t collect_quiet_s;       /* 1 day without collecting, after Redis lost its past */
 
     /* vmm */
     char *vmm_name;             /* "" = host name */

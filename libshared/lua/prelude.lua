@@ -161,6 +161,76 @@ local function unqueue(id)
   if call('EXISTS', P .. 'q:' .. pl) == 0 then call('SREM', P .. 'places', pl) end
 end
 
+-- ---- what takes room ----
+
+-- Bytes of the bodies of live and of dead jobs: `live_bytes` is bounded where jobs are accepted, `dead_bytes` by `retain`.
+local function room(field, bytes)
+  return call('HINCRBY', P .. 'meta', field, string.format('%d', bytes))
+end
+
+-- A job that is dead, or whose record is damaged, and everything of it.
+local function forget(id)
+  local j, b = P .. 'j:' .. id, P .. 'b:' .. id
+  local h = call('TYPE', j).ok == 'hash' and call('HMGET', j, 'te', 'la', 'of') or {}
+  if h[1] then call('ZREM', P .. 'dead:' .. h[1], id) end
+  if h[1] and h[2] and h[3] then
+    local res = P .. 'res:' .. h[1] .. ':' .. h[2]
+    local now = call('HGET', res, h[3])
+    if now and string.sub(now, 1, #id + 1) == id .. ' ' then call('HDEL', res, h[3]) end
+  end
+  if call('TYPE', b).ok == 'string' then room('dead_bytes', -call('STRLEN', b)) end
+  call('DEL', j, b, P .. 't:' .. id, P .. 'o:' .. id, P .. 'ob:' .. id)
+  call('ZREM', P .. 'dead', id)
+end
+
+-- The oldest of a zset by time that are too many or older than `oldest`, at most `slice`: their names.
+local function surplus(key, most, oldest, slice)
+  local over = math.min(slice, call('ZCARD', key) - most)
+  local names, list = {}, call('ZRANGE', key, 0, slice - 1, 'WITHSCORES')
+  for i = 1, #list, 2 do
+    if #names >= over and tonumber(list[i + 1]) >= oldest then break end
+    names[#names + 1] = list[i]
+  end
+  return names
+end
+
+-- A lab was opened, filled or used just now; one that is not for long is forgotten.
+local function lab_used(tenant, lab, now)
+  call('ZADD', P .. 'labs', now, tenant .. ':' .. lab)
+end
+
+-- The catalogue `img` is what was last seen anywhere: for each of `names` what the vmms that are up have, else what those
+-- that are away had (their jobs wait for them), else nothing.
+local function catalogue(names)
+  local up, away = {}, {}
+  local vmms = call('SMEMBERS', P .. 'vmms')
+  table.sort(vmms)
+  for _, w in ipairs(vmms) do
+    local to = call('HGET', P .. 'vmm:' .. w, 'state') == 'up' and up or away
+    to[#to + 1] = P .. 'vmm:' .. w .. ':img'
+  end
+  local function seen(hashes, name)
+    local list, have = {}, {}
+    for _, k in ipairs(hashes) do
+      local d = call('HGET', k, name)
+      if d and not have[d] then
+        have[d] = true
+        list[#list + 1] = d
+      end
+    end
+    return table.concat(list, ' ')
+  end
+  for name in pairs(names) do
+    local digests = seen(up, name)
+    if digests == '' then digests = seen(away, name) end
+    if digests == '' then
+      call('HDEL', P .. 'img', name)
+    else
+      call('HSET', P .. 'img', name, digests)
+    end
+  end
+end
+
 -- From now on it has a worker for itself: the same placement, but alone.
 local function isolate(id, now)
   local j = P .. 'j:' .. id
@@ -255,6 +325,9 @@ local function finish(id, now, verdict, sha, size, msg)
   if h[5] == 'q' then unqueue(id) end
   if h[4] then call('HDEL', P .. 'vmm:' .. h[4] .. ':run', id) end
   if h[7] then place_drop(h[7], now) end
+  local bytes = call('STRLEN', P .. 'b:' .. id)
+  room('live_bytes', -bytes)
+  room('dead_bytes', bytes)
   call('HSET', j, 's', 'f', 'x', verdict, 'fd', sha, 'fs', size, 'ft', now)
   call('HDEL', j, 't')
   call('DEL', P .. 'o:' .. id)
@@ -270,10 +343,12 @@ local function finish(id, now, verdict, sha, size, msg)
     call('ZADD', P .. 'dead:' .. h[1], id, id)
   end
   call('ZREM', P .. 'alive', id)
+  if call('EXISTS', P .. 'alive') == 0 then call('HSET', P .. 'meta', 'live_bytes', 0) end -- whatever damage made of it
   call('ZADD', P .. 'dead', now, id)
   call('HINCRBY', P .. 'stats', 'v_' .. verdict, 1)
   if h[6] then
     call('ZADD', P .. 'outbox', now, id)
+    call('ZADD', P .. 'outbox_at', now, id)
     call('HSET', P .. 'ob:' .. id, 'tries', 0)
   end
   wake()

@@ -71,7 +71,13 @@ static void script_replied(struct rconn *r, redisReply *reply, void *arg)
     } else if (reply->type == REDIS_REPLY_ERROR) {
         log_event(LOG_ERROR_, "redis.error", "script", call.script->name, "error", reply->str,
                   NULL);
-        snprintf(why, sizeof(why), "Redis refused the request: %.300s", reply->str);
+        if (strncmp(reply->str, "OOM ", 4) == 0)
+            snprintf(
+                why, sizeof(why),
+                "Redis is full: nothing new can be taken until jobs have ended and old ones are "
+                "forgotten; try again, or raise its maxmemory");
+        else
+            snprintf(why, sizeof(why), "Redis refused the request: %.300s", reply->str);
         call.fn(call.op, NULL, NULL, why);
     } else {
         call.fn(call.op, core_text(reply, 0), reply, "");

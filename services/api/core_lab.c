@@ -10,6 +10,7 @@
 
 #define OPEN_FILES_MAX 5000 /* names in an answer to open */
 #define LAB_FILES_MAX  200000
+#define LAB_SPARED_MS  (3600 * 1000) /* what was promised for a lab stands at least so long */
 #define READ_BYTES     (256u << 10)
 
 static const struct script script_open = {
@@ -43,6 +44,11 @@ static void opened(void *p, const char *status, redisReply *r, const char *why)
         free(op);
         return;
     }
+    if (strcmp(status, "full") == 0) {
+        core_fail(op, "There are as many courselabs as labs_max allows, all of them in use");
+        free(op);
+        return;
+    }
     a.made = strcmp(core_text(r, 1), "1") == 0;
     a.files = xcalloc(r->elements / 2 + 1, sizeof(a.files[0]));
     for (size_t i = 2; i + 1 < r->elements; i += 2) {
@@ -62,13 +68,16 @@ static void opened(void *p, const char *status, redisReply *r, const char *why)
 void core_open(struct core *c, const char *tenant, const char *lab, core_done_fn *done, void *arg)
 {
     struct core_op *op = xcalloc(1, sizeof(*op));
-    char now[24], most[16];
-    const char *argv[] = {tenant, lab, now, most};
+    int64_t wall = clock_wall_ms();
+    char now[24], most[16], labs[24], spared[24];
+    const char *argv[] = {tenant, lab, now, most, labs, spared};
 
     *op = (struct core_op){.core = c, .done = done, .arg = arg};
-    snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
+    snprintf(now, sizeof(now), "%" PRId64, wall);
     snprintf(most, sizeof(most), "%d", OPEN_FILES_MAX);
-    core_script(op, &script_open, 4, argv, NULL, opened);
+    snprintf(labs, sizeof(labs), "%" PRId64, c->env.cfg->labs_max);
+    snprintf(spared, sizeof(spared), "%" PRId64, wall - LAB_SPARED_MS);
+    core_script(op, &script_open, 6, argv, NULL, opened);
 }
 
 /* ---- store, and put ---- */
@@ -140,8 +149,8 @@ static void put_done(struct work *w)
     struct put *p = H2O_STRUCT_FROM_MEMBER(struct put, work, w);
     struct core_answer a = {.status = p->same ? CORE_SAME : CORE_OK};
     struct core_file stored = {.size = p->info.size};
-    char value[160], most[16];
-    const char *argv[] = {p->tenant, p->lab, p->name, value, most};
+    char value[160], most[16], now[24];
+    const char *argv[] = {p->tenant, p->lab, p->name, value, most, now};
 
     if (!p->same && p->ret < 0) {
         put_fail(p, p->err.msg);
@@ -158,7 +167,8 @@ static void put_done(struct work *w)
     }
     snprintf(value, sizeof(value), "%s %s %" PRIu64, stored.sha256, stored.md5, stored.size);
     snprintf(most, sizeof(most), "%d", LAB_FILES_MAX);
-    core_script(&p->op, &script_put, 5, argv, NULL, put_told);
+    snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
+    core_script(&p->op, &script_put, 6, argv, NULL, put_told);
 }
 
 static void put_work(struct put *p)

@@ -23,6 +23,9 @@ static const struct script script_reject = {
 static const char no_ids[] =
     "No job ids can be given out: no dispatcher has taken charge of this Redis yet; try again";
 
+static const char full_bytes[] =
+    "JobQueue is full: the unfinished jobs have descriptions of max_live_bytes in all; try again";
+
 /* ---- lookup ---- */
 
 struct lookup {
@@ -141,6 +144,7 @@ static void submitted(void *p, const char *status, redisReply *r, const char *wh
         a.why = no_ids;
     } else if (strcmp(status, "full") == 0) {
         a.status = CORE_FULL;
+        a.why = strcmp(core_text(r, 1), "bytes") == 0 ? full_bytes : "JobQueue is full";
     } else {
         a.status = strcmp(status, "dup") == 0 ? CORE_SAME : CORE_OK;
         a.id = strtoull(core_text(r, 1), NULL, 10);
@@ -152,7 +156,7 @@ static void submitted(void *p, const char *status, redisReply *r, const char *wh
 static void send_accept(struct submit *s)
 {
     const struct config *cfg = s->op.core->env.cfg;
-    char now[24], class[8], dup_ms[24], most[24];
+    char now[24], class[8], dup_ms[24], most[24], most_bytes[24];
     const char *argv[] = {rconn_run_id(s->op.core->redis),
                           now,
                           s->tenant,
@@ -164,24 +168,25 @@ static void send_accept(struct submit *s)
                           s->dup,
                           dup_ms,
                           most,
-                          s->body.data};
+                          s->body.data,
+                          most_bytes};
     size_t len[ARRAY_SIZE(argv)];
 
     snprintf(now, sizeof(now), "%" PRId64, s->at);
     snprintf(class, sizeof(class), "%u", s->class);
     snprintf(dup_ms, sizeof(dup_ms), "%" PRId64, cfg->dup_window_ms);
     snprintf(most, sizeof(most), "%" PRId64, cfg->max_live_jobs);
-    for (size_t i = 0; i < ARRAY_SIZE(argv) - 1; i++)
-        len[i] = strlen(argv[i]);
-    len[ARRAY_SIZE(argv) - 1] = s->body.len;
+    snprintf(most_bytes, sizeof(most_bytes), "%" PRId64, cfg->max_live_bytes);
+    for (size_t i = 0; i < ARRAY_SIZE(argv); i++)
+        len[i] = argv[i] == s->body.data ? s->body.len : strlen(argv[i]);
     core_script(&s->op, &script_accept, ARRAY_SIZE(argv), argv, len, submitted);
 }
 
 static void send_reject(struct submit *s)
 {
-    const char **argv = xcalloc(5 + s->line_ct, sizeof(*argv));
-    size_t *len = xcalloc(5 + s->line_ct, sizeof(*len));
-    char now[24];
+    const char **argv = xcalloc(6 + s->line_ct, sizeof(*argv));
+    size_t *len = xcalloc(6 + s->line_ct, sizeof(*len));
+    char now[24], most[24];
 
     snprintf(now, sizeof(now), "%" PRId64, s->at);
     argv[0] = rconn_run_id(s->op.core->redis);
@@ -189,11 +194,13 @@ static void send_reject(struct submit *s)
     argv[2] = s->body.data;
     argv[3] = s->tenant;
     argv[4] = s->lab;
+    argv[5] = most;
+    snprintf(most, sizeof(most), "%" PRId64, s->op.core->env.cfg->rejected_max_jobs);
     for (size_t i = 0; i < s->line_ct; i++)
-        argv[5 + i] = s->lines[i];
-    for (size_t i = 0; i < 5 + s->line_ct; i++)
+        argv[6 + i] = s->lines[i];
+    for (size_t i = 0; i < 6 + s->line_ct; i++)
         len[i] = i == 2 ? s->body.len : strlen(argv[i]);
-    core_script(&s->op, &script_reject, 5 + (int)s->line_ct, argv, len, submitted);
+    core_script(&s->op, &script_reject, 6 + (int)s->line_ct, argv, len, submitted);
     free(argv);
     free(len);
 }

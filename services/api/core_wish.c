@@ -311,14 +311,16 @@ static void build_wished(void *op, const char *status, redisReply *r, const char
 static void build_stored(void *arg, const struct core_answer *a)
 {
     struct wait *w = arg;
-    const char *argv[] = {w->image, w->sha256};
+    char now[24];
+    const char *argv[] = {w->image, w->sha256, now};
 
     if (a->status != CORE_OK) {
         wait_over(w, CORE_FAILED, a->why);
         return;
     }
     memcpy(w->sha256, a->files[0].sha256, sizeof(w->sha256));
-    core_script(&w->op, &script_wish_build, 2, argv, NULL, build_wished);
+    snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
+    core_script(&w->op, &script_wish_build, 3, argv, NULL, build_wished);
 }
 
 void core_build(struct core *c, const char *name, const void *data, size_t len, core_done_fn *done,

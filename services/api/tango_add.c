@@ -287,7 +287,7 @@ static void accepted(void *arg, const struct core_answer *a)
     if (a->status == CORE_OK || a->status == CORE_SAME)
         reply_job(c, a->id);
     else if (a->status == CORE_FULL)
-        reply_status(c, -1, "JobQueue is full");
+        reply_status(c, -1, a->why);
     else
         tango_fail(c, a);
 }

@@ -82,14 +82,8 @@ void outbox_look(struct outbox *o)
 
 static void report(struct outbox *o, const char *id, const char *how, const char *text, int64_t due)
 {
-    struct report *x;
+    struct report *x = xcalloc(1, sizeof(*x));
 
-    if (o->report_ct >= REPORTS_MAX) {
-        log_event(LOG_WARN_, "callback.not_reported", "job", id, "reason",
-                  "too many wait for Redis", NULL);
-        return; /* it will be sent again */
-    }
-    x = xcalloc(1, sizeof(*x));
     snprintf(x->id, sizeof(x->id), "%s", id);
     snprintf(x->text, sizeof(x->text), "%s", text);
     x->how = how;
@@ -110,6 +104,15 @@ static void report_drop(struct outbox *o)
     free(x);
 }
 
+/* Heard also from one that does not lead, or is in doubt of it: else it would be sent again. */
+static int report_sent(struct outbox *o, int argc, const char **argv, struct error *err)
+{
+    cleanup_reply redisReply *r = NULL;
+
+    argv[0] = "";
+    return rlink_eval(o->d->link, &script_outbox_done, argc, argv, NULL, &r, err);
+}
+
 static void reports_send(struct outbox *o)
 {
     while (o->reports) {
@@ -118,9 +121,12 @@ static void reports_send(struct outbox *o)
         const char *argv[] = {NULL, x->id, x->how, x->text, due.text};
         struct error err = ERROR_INIT;
         cleanup_reply redisReply *r = NULL;
-        int rc = dispatcher_ask(o->d, &script_outbox_done, ARRAY_SIZE(argv), argv, NULL, &r, &err);
+        int rc =
+            strcmp(x->how, "sent") == 0
+                ? report_sent(o, ARRAY_SIZE(argv), argv, &err)
+                : dispatcher_ask(o->d, &script_outbox_done, ARRAY_SIZE(argv), argv, NULL, &r, &err);
 
-        /* Not the active one: the other sends it again, and has been told nothing wrong. */
+        /* Not the active one: the other tries it again, and has been told nothing wrong. */
         if (rc < 0 && rc != -EPERM && rc != -EAGAIN && err.class == ERR_TEMPORARY)
             return;
         if (rc < 0 && err.class != ERR_TEMPORARY)
@@ -250,7 +256,9 @@ static void begin(struct outbox *o, const redisReply *e)
 static void look(struct outbox *o)
 {
     const struct config *c = o->d->cfg;
-    int64_t room = c->callback_parallel - o->delivery_ct, mono = clock_mono_ms(), wall;
+    /* What is taken can be reported, however long Redis is away. */
+    int64_t room = o->report_ct >= REPORTS_MAX ? 0 : c->callback_parallel - o->delivery_ct,
+            mono = clock_mono_ms(), wall;
     struct number now, most = number(room < TAKE_MAX ? room : TAKE_MAX),
                        hold = number(c->callback_timeout_ms + HOLD_MORE_MS),
                        delay = number(c->callback_delay_ms);

@@ -20,15 +20,19 @@
 #include <errno.h>
 #include <string.h>
 
-#define FORGET_MS      5000                 /* dead jobs are looked at so often */
-#define FORGET_SLICE   100                  /* of one run of the script */
-#define ROUND_MS       (20 * 60 * 1000)     /* between surveys */
-#define QUIET_MS       (24LL * 3600 * 1000) /* after a new generation */
-#define GRACE_S        3600
+#define FORGET_MS      5000 /* what may be forgotten is looked at so often */
+#define FORGET_SLICE   100  /* of one run of a script */
 #define STORE_SLICE    200
 #define STORE_PAUSE_MS 200
-#define AWAY_MS        (30LL * 24 * 3600 * 1000)
-#define PLACES_MAX     1000
+#define DAY_MS         (24LL * 3600 * 1000)
+/* What nobody will miss, so that there is no key for it. */
+#define AWAY_MS         (30 * DAY_MS) /* vmms that stay away */
+#define AWAY_MAX        1000
+#define WISHES_MAX      1000
+#define BUILDS_MAX      10000
+#define BUILDS_MS       (30 * DAY_MS)
+#define FREE_PLACES_MAX 1000 /* placements without a live job */
+#define FREE_PLACES_MS  DAY_MS
 
 struct retain {
     struct dispatcher *d;
@@ -75,8 +79,9 @@ static int forget_slice(struct retain *t, struct error *err)
     int64_t wall = clock_wall_ms();
     struct number now = number(wall), most = number(c->dead_max_jobs),
                   oldest = number(wall - c->dead_max_age_s * 1000), slice = number(FORGET_SLICE),
-                  offset = number(t->offset);
-    const char *argv[] = {NULL, now.text, most.text, oldest.text, slice.text, offset.text};
+                  offset = number(t->offset), bytes = number(c->dead_max_bytes);
+    const char *argv[] = {NULL,       now.text,    most.text, oldest.text,
+                          slice.text, offset.text, bytes.text};
     cleanup_reply redisReply *r = NULL;
     int rc = dispatcher_ask(t->d, &script_retain, ARRAY_SIZE(argv), argv, NULL, &r, err);
 
@@ -88,27 +93,76 @@ static int forget_slice(struct retain *t, struct error *err)
     return reply_num(r, 3) == 1;
 }
 
+/* 1 when there may be more. */
+static int expire_slice(struct retain *t, struct error *err)
+{
+    const struct config *c = t->d->cfg;
+    int64_t wall = clock_wall_ms();
+    const struct number v[] = {
+        number(wall),
+        number(FORGET_SLICE),
+        number(c->labs_max),
+        number(wall - c->lab_max_age_s * 1000),
+        number(c->rejected_max_jobs),
+        number(wall - c->dead_max_age_s * 1000),
+        number(c->outbox_max),
+        number(wall - c->outbox_max_age_s * 1000),
+        number(BUILDS_MAX),
+        number(wall - BUILDS_MS),
+        number(FREE_PLACES_MAX),
+        number(wall - FREE_PLACES_MS),
+    };
+    const char *argv[ARRAY_SIZE(v) + 1];
+    cleanup_reply redisReply *r = NULL;
+    int rc;
+
+    for (size_t i = 0; i < ARRAY_SIZE(v); i++)
+        argv[i + 1] = v[i].text;
+    rc = dispatcher_ask(t->d, &script_expire, ARRAY_SIZE(argv), argv, NULL, &r, err);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 2; i + 1 < r->elements; i += 2) {
+        if (strcmp(reply_str(r, i), "callback") == 0)
+            log_event(LOG_ERROR_, "callback.given_up", "job", reply_str(r, i + 1), "reason",
+                      "it waited for outbox_max_age_s, or more than outbox_max wait", NULL);
+        else
+            log_event(LOG_INFO_, "expired", "what", reply_str(r, i), "name", reply_str(r, i + 1),
+                      NULL);
+    }
+    return reply_num(r, 1) == 1;
+}
+
 static int tidy(struct retain *t, struct error *err)
 {
     const struct config *c = t->d->cfg;
     int64_t wall = clock_wall_ms();
     struct number now = number(wall), away = number(AWAY_MS),
-                  used = number(wall - c->pool_idle_s * 1000), places = number(PLACES_MAX);
-    const char *argv[] = {NULL, now.text, away.text, used.text, places.text};
+                  used = number(wall - c->pool_idle_s * 1000), away_ct = number(AWAY_MAX),
+                  wishes = number(WISHES_MAX);
+    const char *argv[] = {NULL, now.text, away.text, used.text, away_ct.text, wishes.text};
     cleanup_reply redisReply *r = NULL;
 
     return dispatcher_ask(t->d, &script_tidy, ARRAY_SIZE(argv), argv, NULL, &r, err);
 }
 
-static int forget(struct retain *t, struct error *err)
+/* Slice after slice, with room between them for others. */
+static int in_slices(struct retain *t, int (*slice)(struct retain *t, struct error *err),
+                     struct error *err)
 {
     int rc;
 
-    do {
-        rc = forget_slice(t, err);
-        if (rc > 0 && !bell_pause(&t->bell, 5))
+    while ((rc = slice(t, err)) > 0)
+        if (!bell_pause(&t->bell, 5))
             return 0;
-    } while (rc > 0);
+    return rc;
+}
+
+static int forget(struct retain *t, struct error *err)
+{
+    int rc = in_slices(t, expire_slice, err);
+
+    if (rc == 0)
+        rc = in_slices(t, forget_slice, err);
     return rc < 0 ? rc : tidy(t, err);
 }
 
@@ -136,7 +190,7 @@ static int settled(struct retain *t, struct error *err)
     rlink_run_id(t->d->link, run_id);
     if (!run_id[0] || strcmp(run_id, reply_str(r, 1)) != 0 || !reply_str(r, 0)[0])
         return 0;
-    return clock_wall_ms() - reply_num(r, 0) >= QUIET_MS;
+    return clock_wall_ms() - reply_num(r, 0) >= t->d->cfg->collect_quiet_s * 1000;
 }
 
 static int collect(struct retain *t, struct error *err)
@@ -149,7 +203,8 @@ static int collect(struct retain *t, struct error *err)
 
         if (!lead_is_ours(t->d->lead))
             return err_set(err, ERR_TEMPORARY, EPERM, "not the active dispatcher any more");
-        n = store_collect(t->d->store, keep, t, GRACE_S, STORE_SLICE, &cursor, err);
+        n = store_collect(t->d->store, keep, t, t->d->cfg->collect_grace_s, STORE_SLICE, &cursor,
+                          err);
         if (n < 0)
             return n;
         removed += n;
@@ -195,6 +250,7 @@ static void *run(void *arg)
     struct retain *t = arg;
     int64_t next = CLOCK_NEVER;
     bool led = false;
+    int64_t round_ms = t->d->cfg->collect_interval_s * 1000;
 
     while (bell_wait(&t->bell, next)) {
         struct error err = ERROR_INIT;
@@ -208,9 +264,9 @@ static void *run(void *arg)
         if (!led) {
             led = true;
             t->before_good = false;
-            t->survey_at = now + ROUND_MS;
+            t->survey_at = now + round_ms;
         }
-        next = now + FORGET_MS;
+        next = now + (round_ms < FORGET_MS ? round_ms : FORGET_MS);
         if (forget(t, &err) < 0)
             told("dead jobs", &err);
         if (now < t->survey_at)
@@ -218,7 +274,7 @@ static void *run(void *arg)
         err = (struct error)ERROR_INIT;
         if (round_of_store(t, &err) < 0)
             told("store", &err);
-        t->survey_at = clock_mono_ms() + ROUND_MS;
+        t->survey_at = clock_mono_ms() + round_ms;
     }
     return NULL;
 }

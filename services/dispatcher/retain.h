@@ -1,8 +1,9 @@
 #ifndef MILONGA_DISPATCHER_RETAIN_H
 #define MILONGA_DISPATCHER_RETAIN_H
 
-/* Forgets dead jobs by count and age, and removes what nobody names any more from the store; in
- * slices, on a slow timer, on a thread of its own. */
+/* Forgets by age and count what would only grow (dead and rejected jobs, labs, callbacks, builds,
+ * placements, vmms), and removes what nobody names any more from the store; in slices, on a slow
+ * timer, on a thread of its own. */
 
 struct dispatcher;
 struct retain;

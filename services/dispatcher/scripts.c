@@ -60,6 +60,11 @@ const struct script script_retain = {
 #include "dispatcher/lua/retain.inc"
 };
 
+const struct script script_expire = {
+    "expire",
+#include "dispatcher/lua/expire.inc"
+};
+
 const struct script script_tidy = {
     "tidy",
 #include "dispatcher/lua/tidy.inc"

@@ -18,6 +18,7 @@ extern const struct script script_want;
 extern const struct script script_outbox;
 extern const struct script script_outbox_done;
 extern const struct script script_retain;
+extern const struct script script_expire;
 extern const struct script script_tidy;
 extern const struct script script_refs;
 

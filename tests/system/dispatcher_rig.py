@@ -135,12 +135,20 @@ class Rig:
         return msgpack.packb(body)
 
     def accept(self, name="job", image="img", digests=(DIGEST,), labels=(), callback=None, cls=4, age_ms=0,
-               files=(), output="out.txt"):
+               files=(), output="out.txt", lab="lab", most=1000000, most_bytes=10**9):
         now = int(time.time() * 1000) - age_ms
         place = f"{image}\n{','.join(digests)}\n{','.join(labels)}"
-        reply = self.eval("api", "accept", self.run_id(), now, "main", "lab", output, cls, place,
-                          1 if callback else 0, "", 0, 1000000,
-                          self.body(name, image, digests, callback, now, files))
+        reply = self.eval("api", "accept", self.run_id(), now, "main", lab, output, cls, place,
+                          1 if callback else 0, "", 0, most,
+                          self.body(name, image, digests, callback, now, files), most_bytes)
+        if reply[0] == b"full":
+            return reply
+        assert reply[0] == b"ok", reply
+        return int(reply[1])
+
+    def reject(self, most=1000, age_ms=0):
+        reply = self.eval("api", "reject", self.run_id(), int(time.time() * 1000) - age_ms, self.body(), "main", "lab",
+                          most, "a line", "another")
         assert reply[0] == b"ok", reply
         return int(reply[1])
 

@@ -353,6 +353,52 @@ def test_jobs_are_closed_while_ids_can_not_be_kept(rig):
     assert "is damaged" in rig.log(rig.dispatchers[0])
 
 
+def test_the_store_keeps_what_something_names(rig):
+    """Files of a lab and of a live job, feedback and archives stay; what nothing names goes, after its grace."""
+    d = rig.dispatcher(collect_interval_s=1, collect_grace_s=1, collect_quiet_s=0)
+    wait_for(rig.led)
+    v = Vmm(rig)
+    stop = beating(v)
+    names = ["nothing", "lab", "live", "feedback", "archive", "late"]
+    sha = {n: put(rig, n.encode()) for n in names}
+    rig.eval("api", "lab_open", "main", "lab", v.now(), 10, 10, 0)
+    rig.eval("api", "lab_put", "main", "lab", "f", f"{sha['lab']} {'0' * 32} 3", 10, v.now())
+    rig.eval("api", "wish_build", "built", sha["archive"], v.now())
+    job = rig.accept()
+    v.take()
+    v.commit(job, sha=sha["feedback"])
+    rig.redis.hset(rig.key("vmm:v1"), "drain", 1)
+    rig.accept(files=[["live", "live", bytes.fromhex(sha["live"]), 4]])
+    there = lambda: {n for n in names if os.path.exists(f"{rig.dir}/data/store/blobs/{sha[n][:2]}/{sha[n]}")}
+    wait_for(lambda: there() == {"lab", "live", "feedback", "archive"}, 15, 0.1)
+    rig.eval("api", "lab_put", "main", "lab", "f", f"{sha['live']} {'0' * 32} 4", 10, v.now())
+    wait_for(lambda: there() == {"live", "feedback", "archive"}, 15, 0.1)
+    time.sleep(2.5)
+    assert there() == {"live", "feedback", "archive"} and d.poll() is None
+    stop.set()
+
+
+def test_a_callback_that_waits_too_long_is_given_up_loudly(rig):
+    d = rig.dispatcher(callback_delay_ms=0, outbox_max=1, collect_interval_s=1, callback_retry_cap_ms=1000)
+    wait_for(rig.led)
+    jobs = [deliver(rig, "http://127.0.0.1:1/") for _ in range(3)]
+    wait_for(lambda: rig.redis.zcard(rig.key("outbox")) == 1)
+    assert not delivered(rig, jobs[-1]) and rig.get("stats", "callbacks_failed") == "2"
+    wait_for(lambda: rig.log(d).count("more than outbox_max wait") == 2)
+
+
+def test_a_callback_that_was_sent_is_not_sent_again_by_who_leads_now(rig, front):
+    rig.dispatcher(callback_delay_ms=0, leader_lease_ms=20000)
+    wait_for(rig.led)
+    front.script = ["slow"]
+    job = deliver(rig, front.url)
+    wait_for(lambda: front.got)
+    rig.redis.hset(rig.key("lead"), mapping={"holder": "other", "epoch": 99})  # another took over meanwhile
+    wait_for(lambda: "lead.lost" in rig.log(rig.dispatchers[0]))
+    wait_for(lambda: delivered(rig, job))
+    assert len(front.got) == 1 and rig.get("lead", "holder") == "other"
+
+
 def test_flushed_while_running(rig, active):
     rig.accept()
     rig.redis.flushall()
@@ -396,6 +442,9 @@ class Frontend(http.server.ThreadingHTTPServer):
                     self.connection.close()
                     self.close_connection = True
                     return
+                if answer == "slow":
+                    time.sleep(1)
+                    answer = (204, {})
                 if answer == "hang":
                     time.sleep(3)
                     self.close_connection = True

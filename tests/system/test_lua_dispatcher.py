@@ -15,9 +15,10 @@ SCRIPTS = {  # name: arguments behind the fence
     "close": [1, 0, "infrastructure", "0" * 64, 1, "m"],
     "want": ["v", "img", 1],
     "outbox": [0, 1, 1, 1],
-    "outbox_done": [1, "sent", "", 0],
-    "retain": [0, 1, 0, 1, 0],
-    "tidy": [0, 1, 0, 1],
+    "outbox_done": [1, "failed", "", 0],
+    "retain": [0, 1, 0, 1, 0, 1],
+    "expire": [0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0],
+    "tidy": [0, 1, 0, 1, 1],
     "refs": [1],
     "resign": [],
 }
@@ -285,8 +286,8 @@ def finished(rig, fence, **how):
     return job
 
 
-def retain(rig, fence, most, oldest=0, size=2, offset=0):
-    return rig.eval("dispatcher", "retain", fence, now(), most, oldest, size, offset)
+def retain(rig, fence, most, oldest=0, size=2, offset=0, most_bytes=10**9):
+    return rig.eval("dispatcher", "retain", fence, now(), most, oldest, size, offset, most_bytes)
 
 
 def test_retain_by_count_in_slices(rig, fence):
@@ -318,21 +319,6 @@ def test_retain_leaves_a_newer_result_of_the_same_name(rig, fence):
     newer = finished(rig, fence)
     retain(rig, fence, 1)
     assert rig.get("res:main:lab", "out.txt").startswith(f"{newer} ")
-
-
-def test_tidy(rig, fence):
-    v = Vmm(rig)
-    rig.accept()
-    rig.eval("vmm", "unregister", "v1", v.epoch, now())
-    ev = lambda at: rig.eval("dispatcher", "tidy", fence, at, 1000, at - 500, 0)
-    rig.redis.hset(rig.key("used"), "img", now())
-    ev(now())
-    assert rig.redis.sismember(rig.key("vmms"), "v1") and rig.redis.exists(rig.key("used"))
-    ev(now() + 2000)
-    assert not rig.redis.exists(rig.key("vmms")) and not rig.redis.exists(rig.key("used"))
-    assert rig.redis.exists(rig.key("pl"))  # a job has it
-    v.register()
-    assert v.epoch == "2"
 
 
 def test_refs(rig, fence):

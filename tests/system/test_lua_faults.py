@@ -241,7 +241,7 @@ def test_one_damaged_record_stops_nothing(rig, fence, damage, where):
             assert rig.get("res:main:lab", "out.txt").startswith(f"{bad} ")
             assert rig.redis.zscore(rig.key("outbox"), bad)
     for name, argv in (("observe", (1, 32, 100)), ("outbox", (now() + FAR, 9, 1, 1)),
-                       ("retain", (now() + 3600000, 0, now() + FAR, 9, 0)), ("tidy", (now(), 1, 1, 1)),
+                       ("retain", (now() + 3600000, 0, now() + FAR, 9, 0, 1)), ("tidy", (now(), 1, 1, 1, 1)),
                        ("refs", (bad, good))):
         assert rig.eval("dispatcher", name, fence, *argv)[0] == b"ok", name
     for dead in (0, 1):

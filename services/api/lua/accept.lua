@@ -1,5 +1,6 @@
 #!lua
--- ARGV: run id, now, tenant, lab, output file, class, placement text, has callback 0/1, dup hex or "", dup ms, most live jobs, body.
+-- ARGV: run id, now, tenant, lab, output file, class, placement text, has callback 0/1, dup hex or "", dup ms, most live jobs, body, most
+-- bytes of live bodies.
 -- One accepted job: its id, body and state, and its place in the queue.
 if call('HGET', P .. 'meta', 'run_id') ~= ARGV[1] then return {'stale'} end
 local dup = ARGV[9] ~= '' and P .. 'dup:' .. ARGV[9]
@@ -7,7 +8,9 @@ if dup then
   local same = call('GET', dup)
   if same then return {'dup', same} end
 end
-if call('ZCARD', P .. 'alive') >= tonumber(ARGV[11]) then return {'full'} end
+if call('ZCARD', P .. 'alive') >= tonumber(ARGV[11]) then return {'full', 'jobs'} end
+local bytes = tonumber(call('HGET', P .. 'meta', 'live_bytes') or 0) or 0
+if bytes + #ARGV[12] > tonumber(ARGV[13]) then return {'full', 'bytes'} end
 local id, why = next_id(ARGV[1])
 if not id then return {why} end
 local now, tenant = ARGV[2], ARGV[3]
@@ -16,6 +19,8 @@ place_take(pl)
 call('HSET', P .. 'j:' .. id, 's', 'q', 'te', tenant, 'la', ARGV[4], 'of', ARGV[5], 'pl', pl, 'cl', ARGV[6], 'at', now)
 if ARGV[8] == '1' then call('HSET', P .. 'j:' .. id, 'cb', 1) end
 call('SET', P .. 'b:' .. id, ARGV[12])
+room('live_bytes', #ARGV[12])
+lab_used(tenant, ARGV[4], now)
 call('ZADD', P .. 'alive', now, id)
 call('ZADD', P .. 'live:' .. tenant, id, id)
 enqueue(id)

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
 -- ARGV: fence, id, "sent", "failed", "retry" or "release", status or reason, due. A final answer ends the record; "retry"
--- counts, "release" (this dispatcher ends) does not.
-if not leads(ARGV[1]) then return {'deposed'} end
+-- counts, "release" (this dispatcher ends) does not. That it was sent is true whoever leads by now, and a job has one callback
+-- only: so it is heard from anybody, before somebody else sends it again.
 local id, how = ARGV[2], ARGV[3]
+if how ~= 'sent' and not leads(ARGV[1]) then return {'deposed'} end
 local key, ob = P .. 'outbox', P .. 'ob:' .. id
 if not call('ZSCORE', key, id) then return {'moved'} end
 if how == 'sent' or how == 'failed' then
   call('ZREM', key, id)
+  call('ZREM', P .. 'outbox_at', id)
   call('DEL', ob)
   call('HINCRBY', P .. 'stats', 'callbacks_' .. how, 1)
 else

@@ -6,7 +6,14 @@ local v, now = ARGV[1], ARGV[7]
 local key = P .. 'vmm:' .. v
 local h = call('HMGET', key, 'drain', 'why')
 local keep = h[1] == '1' and h[2] and string.sub(h[2], 1, 8) == 'operator'
-local epoch = call('HINCRBY', key, 'epoch', 1)
+-- one counter for all, so that none is given twice to a vmm that was forgotten meanwhile
+local epoch = call('HINCRBY', P .. 'meta', 'vmm_epoch', 1)
+local last = tonumber(call('HGET', key, 'epoch') or 0) or 0
+if last >= epoch then
+  epoch = last + 1
+  call('HSET', P .. 'meta', 'vmm_epoch', epoch)
+end
+call('HSET', key, 'epoch', epoch)
 lose(v, now)
 call('SADD', P .. 'vmms', v)
 call('HSET', key, 'beat', 0, 'state', 'up', 'slots', ARGV[2], 'driver', ARGV[3], 'labels', ARGV[4],
