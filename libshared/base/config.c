@@ -159,6 +159,7 @@ const struct config_key config_keys[] = {
     TEXT(docker_volume_path, "", "where files for bind mounts lie; empty: <data_dir>/docker"),
     TEXT(docker_host_volume_path, "", "the same as the engine sees it; empty: the same"),
     TEXT(oci_crun, "crun", "the OCI runtime"),
+    TEXT(oci_network, "none", "what a job with network has: none (loopback only) or slirp"),
     YESNO(oci_host_image, "no", "offer this host's own files as the image host"),
     TEXT(oci_host_image_alias, "", "further names of that image, by commas"),
     TEXT(cgroup_parent, "milonga", "cgroup that holds the machines"),

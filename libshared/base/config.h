@@ -121,6 +121,7 @@ struct config {
     char *docker_host_volume_path; /* DOCKER_TANGO_HOST_VOLUME_PATH: the same as the engine sees it;
                                       "" = same */
     char *oci_crun;                /* crun */
+    char *oci_network;             /* none | slirp */
     bool oci_host_image;           /* no: offers the built-in image `host` */
     char *oci_host_image_alias;    /* "" : further names for it, comma list */
     char *cgroup_parent;           /* milonga */

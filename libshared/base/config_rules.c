@@ -198,6 +198,13 @@ static const char *form_program(const char *text)
     return NULL;
 }
 
+static const char *form_oci_network(const char *text)
+{
+    return strcmp(text, "none") == 0 || strcmp(text, "slirp") == 0
+               ? NULL
+               : "is not a network of oci; give none or slirp";
+}
+
 static const char *form_cgroup(const char *text)
 {
     if (text[0] == '\0' || text[0] == '/' || !only(text, "_.-/@:") || strstr(text, "..") ||
@@ -277,6 +284,7 @@ static const struct {
     {"docker_volume_path", form_path_or_empty},
     {"docker_host_volume_path", form_path_or_empty},
     {"oci_crun", form_program},
+    {"oci_network", form_oci_network},
     {"oci_host_image_alias", form_images},
     {"cgroup_parent", form_cgroup},
 };

@@ -127,7 +127,7 @@ static int decode(struct run *r, struct error *err)
     r->shape.pids = OR(l->pids, r->shape.pids);
     r->shape.fsize_bytes = OR(l->fsize_bytes, r->shape.fsize_bytes);
     r->shape.disk_bytes = OR(l->disk_bytes, r->shape.disk_bytes);
-    r->shape.network = r->job->network && !r->v->driver->loopback_only;
+    r->shape.network = r->job->network && vmm_has_network(r->v);
     r->timeout_s = (uint32_t)OR(r->job->timeout_s, c->job_timeout_s);
     r->output_bytes = OR(l->output_bytes, (uint64_t)c->job_output_bytes);
     /* Ceilings again: a body may be older than the configuration. */

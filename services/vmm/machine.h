@@ -71,9 +71,9 @@ struct image_entry {
 
 struct driver {
     const char *name;
-    /* Its machines have no network but the loopback whatever a job asks for, so the wish makes no
-     * difference to their shape. */
-    bool loopback_only;
+    /* True when its machines have no network but the loopback whatever a job asks for, so that the
+     * wish makes no difference to their shape. NULL: they have one. */
+    bool (*loopback_only)(const struct backend *b);
     /* Reads what it needs from cfg (lives as long as the backend). Makes its directories; checks
      * that each isolation layer can be had and refuses with the remedy if not. */
     int (*open)(const struct config *cfg, struct backend **ret, struct error *err);

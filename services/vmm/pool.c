@@ -123,7 +123,7 @@ static void share_out(struct wish *w)
 static void note_asked(struct pool *p, const struct machine_shape *shape)
 {
     struct wish *w = find_wish(p, shape->image);
-    if (!w || p->v->driver->loopback_only)
+    if (!w || !vmm_has_network(p->v))
         return;
     struct machine_shape due = vmm_default_shape(p->v, w->image, shape->digest);
     shape_by(w, &due);
@@ -241,7 +241,7 @@ static unsigned count_kind_locked(const struct pool *p, const char *image, bool 
 
 static unsigned want_kind(const struct pool *p, const struct wish *w, bool network)
 {
-    if (p->v->driver->loopback_only)
+    if (!vmm_has_network(p->v))
         return network ? 0 : w->want;
     return network ? w->want - w->quiet : w->quiet;
 }

@@ -15,8 +15,13 @@ struct machine_shape vmm_default_shape(const struct vmm *v, char *image, char *d
         .pids = (uint32_t)c->job_pids,
         .fsize_bytes = (uint64_t)c->job_fsize_bytes,
         .disk_bytes = (uint64_t)c->job_disk_bytes,
-        .network = !v->driver->loopback_only,
+        .network = vmm_has_network(v),
     };
+}
+
+bool vmm_has_network(const struct vmm *v)
+{
+    return !v->driver->loopback_only || !v->driver->loopback_only(v->backend);
 }
 
 int vmm_hgetall(const struct vmm *v, const char *suffix, redisReply **ret, struct error *err)

@@ -52,6 +52,9 @@ struct vmm {
  * otherwise (pool_shape). Borrows both texts. */
 struct machine_shape vmm_default_shape(const struct vmm *v, char *image, char *digest);
 
+/* Can its machines have a network? */
+bool vmm_has_network(const struct vmm *v);
+
 /* A plain Redis command on key PREFIX:suffix; as rlink_command. */
 int vmm_hgetall(const struct vmm *v, const char *suffix, redisReply **ret, struct error *err);
 

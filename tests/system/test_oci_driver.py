@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import tarfile
 
@@ -93,6 +94,38 @@ def test_invariant_7_what_a_job_may_not(host, attempt):
 def test_memory_limit(host):
     done = host.job("python3 -c \"x = bytearray(300 << 20)\"; echo $$?", memory=128, ask_oom=1)
     assert "137" in done.stdout and "probe.oom 1" in done.stderr
+
+
+def own_address():
+    """One of this host's that is not its loopback; no packet is sent for it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this host has no address but its loopback")
+        return s.getsockname()[0]
+
+
+@pytest.mark.skipif(not (shutil.which("slirp4netns") and os.path.exists("/dev/net/tun")), reason="needs slirp4netns")
+def test_network_by_slirp_reaches_out_and_not_the_loopback(host):
+    host.env["MILONGA_OCI_NETWORK"] = "slirp"
+    with socket.create_server(("127.0.0.1", 0)) as inner, socket.create_server((own_address(), 0)) as outer:
+        tries = [("outer", outer.getsockname()), ("inner", ("10.0.2.2", inner.getsockname()[1])),
+                 ("lo", ("127.0.0.1", inner.getsockname()[1]))]
+        lines = [f"python3 -c \"import socket; socket.create_connection(('{a}', {p}), 3)\" 2>/dev/null && echo {name} || true"
+                 for name, (a, p) in tries]
+        lines.append("cat /etc/resolv.conf")
+        done = host.job(*lines, network=1)
+        assert done.stdout.split("\n")[:2] == ["outer", "nameserver 10.0.2.3"], done.stdout
+        assert host.job(*lines[:3], network=0).stdout == ""
+        children = subprocess.run(["pgrep", "-fa", f"slirp4netns.*{host.name}"], capture_output=True, text=True)
+        assert children.stdout == ""
+
+
+def test_network_that_cannot_be_had_is_refused_at_start(host):
+    host.env.update(MILONGA_OCI_NETWORK="slirp", MILONGA_OCI_CRUN=shutil.which("crun"), PATH=str(host.data))
+    done = host.probe("run", "host", makefile="all:\\n\\ttrue\\n", network=1)
+    assert done.returncode != 0 and "apt-get install slirp4netns, or set oci_network = none" in done.stderr
 
 
 def test_fork_bomb_ends_with_its_machine(host):

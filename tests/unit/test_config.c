@@ -73,6 +73,7 @@ static const struct {
     {"docker-url.conf", 1, "is not an engine's URL", "write unix:///path"},
     {"docker-url-port.conf", 1, "is not an engine's URL", "write unix:///path"},
     {"volume-path.conf", 1, "is not an absolute path", "begin it with /"},
+    {"oci-network.conf", 1, "oci_network = bridge is not a network of oci", "give none or slirp"},
     {"crun.conf", 1, "is not a program", "and no arguments"},
     {"cgroup.conf", 1, "is not a cgroup below ours", "write it like milonga"},
     {"image-alias.conf", 1, "holds something that is not an image name", "put commas between names"},

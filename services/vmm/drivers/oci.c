@@ -14,7 +14,8 @@
  * memory (32 MB at least) to programs, and holds no more files than fit half of that: a full disk
  * is then an error that the job sees, not a machine without memory.
  *
- * Machines have no network but lo; shape.network asks in vain. */
+ * Machines have no network but lo; with oci_network = slirp those whose shape says so have one by a
+ * program of their own (oci_net.c). */
 
 #include "services/vmm/drivers/oci_private.h"
 
@@ -40,6 +41,7 @@
 #define HOST_DIR      ".host"
 #define EMPTY_DIR     ".empty"
 #define HOSTS_FILE    ".hosts"
+#define RESOLV_FILE   ".resolv"
 #define PROBE_NAME    "probe-0000-oci"
 #define MEMORY_MIN_MB 16 /* crun needs about 4 while it starts */
 #define OWN_PIDS      8  /* crun while it starts, and the autodriver */
@@ -51,6 +53,7 @@ struct backend {
     struct image_store *store;
     struct cgroup_tree *cgroups;
     char *crun;       /* path */
+    char *slirp;      /* path; NULL: loopback only */
     char *autodriver; /* path */
     char *base;       /* path of the directory of bundles */
     int base_fd;
@@ -63,7 +66,7 @@ struct oci_machine {
     struct oci_bundle bundle;
     struct image_use *image; /* NULL: host or empty */
     struct cgroup *group;
-    bool mounted;
+    struct oci_net net;
 };
 
 /* ---- open ---- */
@@ -98,6 +101,21 @@ static int find_autodriver(struct backend *b, struct error *err)
     return b->autodriver != NULL
                ? 0
                : err_set_errno(err, ERR_PERMANENT, errno, "oci: autodriver %s", path);
+}
+
+static int find_network(struct backend *b, struct error *err)
+{
+    if (strcmp(b->cfg->oci_network, "slirp") != 0)
+        return 0;
+    b->slirp = find_in_path("slirp4netns");
+    if (b->slirp == NULL)
+        return err_set(err, ERR_PERMANENT, ENOENT,
+                       "oci: there is no slirp4netns; apt-get install slirp4netns, or set "
+                       "oci_network = none");
+    if (access("/dev/net/tun", R_OK | W_OK) < 0)
+        return err_set_errno(err, ERR_PERMANENT, errno,
+                             "oci: /dev/net/tun, which oci_network = slirp needs (modprobe tun)");
+    return 0;
 }
 
 static int check_namespaces(struct error *err)
@@ -191,6 +209,8 @@ static int open_layers(struct backend *b, struct error *err)
     int r = oci_put_file(b->base_fd, HOSTS_FILE,
                          "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\tmilonga\n", err);
 
+    if (r == 0)
+        r = oci_put_file(b->base_fd, RESOLV_FILE, OCI_RESOLV, err);
     if (r < 0)
         return r;
     b->empty_fd = enter_dir(b->base_fd, EMPTY_DIR, err);
@@ -219,7 +239,8 @@ static int probe(struct backend *b, struct error *err)
                                           .cores_milli = 1000,
                                           .memory_mb = 64,
                                           .pids = 16,
-                                          .disk_bytes = 1 << 20},
+                                          .disk_bytes = 1 << 20,
+                                          .network = b->slirp != NULL},
                                 .name = PROBE_NAME};
     int64_t deadline = clock_mono_ms() + PROBE_MS;
     struct machine *m;
@@ -247,7 +268,7 @@ static void oci_close(struct backend *b)
     int fds[] = {b->base_fd, b->lock_fd, b->host_fd, b->empty_fd};
 
     if (b->base_fd >= 0 && b->lock_fd >= 0 && b->empty_fd >= 0) {
-        static const char *const own[] = {HOST_DIR, EMPTY_DIR, HOSTS_FILE};
+        static const char *const own[] = {HOST_DIR, EMPTY_DIR, HOSTS_FILE, RESOLV_FILE};
 
         for (size_t i = 0; i < ARRAY_SIZE(own); i++)
             image_rmtree(b->base_fd, own[i]);
@@ -259,6 +280,7 @@ static void oci_close(struct backend *b)
         image_store_close(b->store);
     cgroup_tree_close(b->cgroups);
     free(b->crun);
+    free(b->slirp);
     free(b->autodriver);
     free(b->base);
     free(b);
@@ -280,6 +302,8 @@ static int oci_open(const struct config *cfg, struct backend **ret, struct error
                     "oci: there is no %s; apt-get install crun, or set oci_crun", cfg->oci_crun);
     else
         r = find_autodriver(b, err);
+    if (r == 0)
+        r = find_network(b, err);
     if (r == 0)
         r = check_namespaces(err);
     if (r == 0)
@@ -399,6 +423,8 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
 {
     bool host = strcmp(spec->shape.digest, OCI_HOST) == 0;
     cleanup_free char *hosts = xasprintf("%s/" HOSTS_FILE, b->base);
+    cleanup_free char *resolv = xasprintf("%s/" RESOLV_FILE, b->base);
+    bool network = spec->shape.network && b->slirp != NULL;
     cleanup_free char *text = NULL;
     struct oci_room room = room_for(&spec->shape);
     struct oci_spec s;
@@ -420,7 +446,7 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
         if (r < 0)
             return r;
     }
-    s = (struct oci_spec){o->bundle.path, b->autodriver, hosts, host};
+    s = (struct oci_spec){o->bundle.path, b->autodriver, hosts, network ? resolv : NULL, host};
     text = oci_spec_text(&s);
     r = oci_put_file(o->bundle.fd, "config.json", text, err);
     if (r < 0)
@@ -461,6 +487,8 @@ static int start(struct backend *b, struct machine *m, int64_t deadline, int can
                 err);
     close(in[0]);
     close(out[1]);
+    if (r == 0 && s->network && b->slirp != NULL)
+        r = oci_net_start(b->slirp, &o->bundle, o->group, deadline, cancel_fd, &o->net, err);
     return r;
 }
 
@@ -483,6 +511,7 @@ static int initialize(struct backend *b, const struct machine_spec *spec, int64_
     m = machine_new(&driver_oci, b, spec);
     o = xcalloc(1, sizeof(*o));
     o->bundle.fd = -1;
+    o->net = (struct oci_net){-1, -1};
     m->priv = o;
     r = make_bundle(b, o, spec, err);
     if (r == 0)
@@ -510,6 +539,7 @@ static void destroy(struct machine *m, int64_t deadline)
     struct error err = ERROR_INIT;
     int r = 0;
 
+    oci_net_stop(&o->net);
     if (o->group != NULL) {
         r = cgroup_kill(o->group, deadline, &err);
         CRASHPOINT("oci", "kill", "after");
@@ -534,6 +564,11 @@ static enum machine_limit limit_hit(struct machine *m)
 
     return m->spec.shape.memory_mb > 0 && cgroup_oom(o->group) ? MACHINE_LIMIT_MEMORY
                                                                : MACHINE_LIMIT_NONE;
+}
+
+static bool loopback_only(const struct backend *b)
+{
+    return b->slirp == NULL;
 }
 
 static int usage(struct machine *m, struct machine_usage *ret)
@@ -612,7 +647,7 @@ static int reap(struct backend *b, const char *name, struct error *err)
 
 const struct driver driver_oci = {
     .name = "oci",
-    .loopback_only = true,
+    .loopback_only = loopback_only,
     .open = oci_open,
     .close = oci_close,
     .health = health,

@@ -2,7 +2,7 @@
 #define MILONGA_OCI_PRIVATE_H
 
 /* Between oci.c (machines), oci_spec.c (config.json), oci_seccomp.c (its filter), oci_run.c (mounts
- * and crun) and oci_host.c (the built-in image). */
+ * and crun), oci_net.c (the network) and oci_host.c (the built-in image). */
 
 #include "services/vmm/cgroup.h"
 #include "services/vmm/image.h"
@@ -22,6 +22,7 @@ struct oci_spec {
     const char *bundle;     /* path */
     const char *autodriver; /* path on this host */
     const char *hosts;      /* path of what becomes /etc/hosts */
+    const char *resolv;     /* and /etc/resolv.conf; NULL: as the image has it */
     bool host_image;
 };
 
@@ -65,7 +66,41 @@ void oci_unmount(const char *bundle_path);
 int oci_run(const char *crun, const struct oci_bundle *b, const char *name,
             const struct cgroup *group, int in_fd, int out_fd, int64_t deadline, int cancel_fd,
             struct error *err);
+/* A program with its three descriptors and nothing else open, started without a copy of this
+ * process. *ret_pidfd is the caller's. */
+struct oci_launch {
+    const char *path;
+    const char *const *argv;
+    const struct cgroup *group; /* may be NULL */
+    int in_fd, out_fd, err_fd;
+    pid_t parent; /* set by oci_launch, as what follows */
+    /* set by the child, in memory that it shares */
+    volatile int code;
+    const char *volatile step;
+};
+int oci_launch(struct oci_launch *l, pid_t *ret_pid, int *ret_pidfd, struct error *err);
+
+#define OCI_PID_FILE "pid" /* in the bundle: of the container's first process */
+
 /* Runs `crun --version` and says what it lacks. */
 int oci_check_crun(const char *crun, struct error *err);
+
+/* ---- oci_net.c ---- */
+
+/* What the name server is inside a machine with a network. */
+#define OCI_RESOLV "nameserver 10.0.2.3\n"
+
+/* The program that is a machine's network. Both -1 when there is none. */
+struct oci_net {
+    int hold_fd; /* it ends when this is closed */
+    int pidfd;
+};
+/* Starts slirp4netns (path) for the machine that runs in the bundle and waits until the network is
+ * there. In the machine's group, so that it is killed with it and its work is charged to the job.
+ */
+int oci_net_start(const char *slirp, const struct oci_bundle *b, const struct cgroup *group,
+                  int64_t deadline, int cancel_fd, struct oci_net *ret, struct error *err);
+/* Ends and reaps it. */
+void oci_net_stop(struct oci_net *n);
 
 #endif

@@ -136,18 +136,7 @@ void oci_unmount(const char *bundle_path)
 
 /* ---- processes ---- */
 
-struct launch {
-    const char *path;
-    const char *const *argv;
-    const struct cgroup *group; /* may be NULL */
-    int in_fd, out_fd, err_fd;
-    pid_t parent;
-    /* set by the child, in memory that it shares */
-    volatile int code;
-    const char *volatile step;
-};
-
-static _Noreturn void launch_fail(struct launch *l, int code, const char *step)
+static _Noreturn void launch_fail(struct oci_launch *l, int code, const char *step)
 {
     l->code = code;
     l->step = step;
@@ -155,7 +144,7 @@ static _Noreturn void launch_fail(struct launch *l, int code, const char *step)
 }
 
 /* Runs in a child that has our memory while we stand still: system calls only. */
-static _Noreturn void launch_child(struct launch *l)
+static _Noreturn void launch_child(struct oci_launch *l)
 {
     static const char *const env[] = {
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
@@ -186,7 +175,7 @@ static _Noreturn void launch_child(struct launch *l)
     launch_fail(l, errno, "exec");
 }
 
-static int launch(struct launch *l, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+int oci_launch(struct oci_launch *l, pid_t *ret_pid, int *ret_pidfd, struct error *err)
 {
     sigset_t all, old;
     pid_t pid;
@@ -262,10 +251,12 @@ int oci_run(const char *crun, const struct oci_bundle *b, const char *name,
     cleanup_free char *root = xasprintf("--root=%s/state", b->path);
     cleanup_free char *log = xasprintf("--log=%s/" LOG_FILE, b->path);
     cleanup_free char *bundle = xasprintf("--bundle=%s", b->path);
+    cleanup_free char *pid_file = xasprintf("--pid-file=%s/" OCI_PID_FILE, b->path);
     const char *argv[] = {
-        "crun", "--cgroup-manager=disabled", root, log, "run", "--detach", bundle, name, NULL};
+        "crun", "--cgroup-manager=disabled", root, log, "run", "--detach", pid_file, bundle, name,
+        NULL};
     cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    struct launch l = {crun, argv, group, in_fd, out_fd, null, 0, 0, NULL};
+    struct oci_launch l = {crun, argv, group, in_fd, out_fd, null, 0, 0, NULL};
     cleanup_close int pidfd = -1;
     cleanup_free char *text = NULL;
     int status = 0, r;
@@ -274,7 +265,7 @@ int oci_run(const char *crun, const struct oci_bundle *b, const char *name,
     if (null < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot open /dev/null");
     CRASHPOINT("oci", "spawn", "before");
-    r = launch(&l, &pid, &pidfd, err);
+    r = oci_launch(&l, &pid, &pidfd, err);
     CRASHPOINT("oci", "spawn", "after");
     if (r < 0)
         return r;
@@ -304,8 +295,8 @@ int oci_check_crun(const char *crun, struct error *err)
 
     if (null < 0 || pipe2(fds, O_CLOEXEC) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make a pipe");
-    r = launch(&(struct launch){crun, argv, NULL, null, fds[1], null, 0, 0, NULL}, &pid, &pidfd,
-               err);
+    r = oci_launch(&(struct oci_launch){crun, argv, NULL, null, fds[1], null, 0, 0, NULL}, &pid,
+                   &pidfd, err);
     close(fds[1]);
     if (r == 0) {
         r = wait_for(pid, pidfd, clock_mono_ms() + 5000, -1, &status);

@@ -54,13 +54,15 @@ static json_t *mounts(const struct oci_spec *s)
     json_array_append_new(m, oci_bind(tmp, "/tmp", false, false));
     json_array_append_new(m, oci_bind(var_tmp, "/var/tmp", false, false));
     json_array_append_new(m, oci_bind(s->hosts, "/etc/hosts", true, true));
+    if (s->resolv != NULL)
+        json_array_append_new(m, oci_bind(s->resolv, "/etc/resolv.conf", true, true));
     json_array_append_new(m, oci_bind(s->autodriver, "/.milonga/autodriver", true, false));
     return m;
 }
 
 static json_t *namespaces(void)
 {
-    /* network: with nothing in it but lo; a job that asks for more gets no more from this driver */
+    /* network: with nothing in it but lo, and what oci_net.c adds */
     static const char *const types[] = {"pid", "mount", "ipc", "uts", "network", "cgroup"};
     json_t *list = json_array();
 
