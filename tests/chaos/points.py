@@ -126,6 +126,10 @@ class Loop:
         thread.join(timeout)
         wait_for(f"the end of {req}", lambda: self.is_over(req), timeout, 0.01)
 
+    def restart_redis(self):
+        self.stack.redis.kill()
+        self.stack.redis.start()
+
     # ---- recording ----
 
     def record(self):
@@ -147,16 +151,20 @@ class Loop:
         self.wait_over(req, thread, 30)
         wait_for("a clean machine", lambda: not rig.leftovers(self.stack), 15, 0.05)
         mark()
+        self.restart_redis()
+        req, thread = self.job()  # a new generation is there once it is taken
+        self.wait_over(req, thread, 30)
+        mark()
         for s in ("vmm", "dispatcher", "api"):
             self.process(s).stop()
         mark()
         points = []
         for s in SERVICES:
-            up, idle, job, down = marks[s]
-            parts = {"start": up, "idle": idle[len(up):], "job": job[len(idle):], "stop": down[len(job):]}
+            up, idle, job, redis, down = marks[s]
+            parts = {"start": up, "idle": idle[len(up):], "job": job[len(idle):], "redis": redis[len(job):], "stop": down[len(redis):]}
             often = set(parts["idle"])
             known = set()
-            for phase in ("job", "start", "stop"):
+            for phase in ("job", "start", "redis", "stop"):
                 for name, n in collections.Counter(parts[phase]).items():
                     if name not in known:
                         nths = 1 if name in often or phase != "job" else min(n, NTH_MOST)
@@ -179,6 +187,8 @@ class Loop:
             wait_for(f"{victim.name} at work", lambda: self.at_work(point.service, victim), 15)
         if point.phase != "stop":
             self.gate.touch()
+        if point.phase == "redis":
+            self.restart_redis()
         req, thread = self.job(how)
         if point.phase == "stop":
             self.wait_over(req, thread, 20)
