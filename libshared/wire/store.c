@@ -131,23 +131,32 @@ void store_close(struct store *s)
 /* ---- Writing
  * ------------------------------------------------------------------------------------- */
 
+static int name_random(const char *prefix, char *name, size_t size)
+{
+    unsigned char random[12];
+    int n = snprintf(name, size, "%s", prefix);
+
+    if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return -EIO;
+    for (size_t i = 0; i < sizeof(random); i++)
+        n += snprintf(name + n, size - (size_t)n, "%02x", random[i]);
+    return 0;
+}
+
 /* A new file on the file system of tmp/, where that can be without a name. If not, its name is no
  * other's even on a volume that several hosts share. */
 static int tmp_create(struct store *s, char *name, size_t size)
 {
-    unsigned char random[12];
-    int n, fd = -1;
+    int fd = -1, r;
 
     name[0] = '\0';
     if (access("/proc/self/fd", X_OK) == 0)
         fd = openat(s->tmp_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL))
         return fd < 0 ? -errno : fd;
-    if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
-        return -EIO;
-    n = snprintf(name, size, "w-");
-    for (size_t i = 0; i < sizeof(random); i++)
-        n += snprintf(name + n, size - (size_t)n, "%02x", random[i]);
+    r = name_random("w-", name, size);
+    if (r < 0)
+        return r;
     fd = openat(s->tmp_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     return fd < 0 ? -errno : fd;
 }
@@ -429,20 +438,19 @@ static int meta_check(struct store *s, const char *name, struct error *err)
     return 0;
 }
 
-/* What has no name cannot replace another file in one step. Under the lock, so that a name that is
- * found there is of one who died in between; store_open() takes that away. */
+/* What has no name cannot replace another file in one step, so it has one of its own in between. No
+ * lock: one who stands still with it would hold up everybody. Whoever opens the store may take such
+ * a name away (store_record_sweep); then this fails, and is to be tried again. */
 static int record_place(struct store *s, int fd, const char *name)
 {
-    cleanup_free char *tmp = xasprintf(STORE_RECORD_TMP "%s", name);
-    int lock = store_lock(s, LOCK_EX);
-    int r = unlinkat(s->tmp_fd, tmp, 0) < 0 && errno != ENOENT ? -errno : 0;
+    char tmp[64];
+    int r = name_random(STORE_RECORD_TMP, tmp, sizeof(tmp));
 
     if (r == 0)
         r = tmp_link(fd, s->tmp_fd, tmp);
     CRASHPOINT("store", "record_link", "after");
     if (r == 0 && renameat(s->tmp_fd, tmp, s->meta_fd, name) < 0)
         r = -errno;
-    cleanup_closep(&lock);
     return r;
 }
 

@@ -138,8 +138,7 @@ static void tmp_clean(struct store *s)
 
 void store_record_sweep(struct store *s)
 {
-    int lock = store_lock(s, LOCK_EX);
-    DIR *d = lock >= 0 ? dir_at(s->root_fd, "tmp") : NULL;
+    DIR *d = dir_at(s->root_fd, "tmp");
     struct dirent *e;
 
     while (d && (e = readdir(d)))
@@ -147,7 +146,6 @@ void store_record_sweep(struct store *s)
             unlinkat(s->tmp_fd, e->d_name, 0);
     if (d)
         closedir(d);
-    cleanup_closep(&lock);
 }
 
 int store_collect(struct store *s, int (*keep)(void *arg, const char *sha256), void *arg,

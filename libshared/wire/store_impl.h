@@ -51,7 +51,8 @@ int store_lock(struct store *s, int how);
 /* What a record is called in tmp/ for as long as it takes to rename it, before its own name. */
 #define STORE_RECORD_TMP "record-"
 
-/* Removes those whose writers died in between. */
+/* Removes those whose writers died in between. One who still lives has his record refused, and
+ * tries again. */
 void store_record_sweep(struct store *s);
 
 /* Removes the blobs that were used longest ago until the cache is within its bound. */
