@@ -29,6 +29,7 @@ vmm_SRC        := $(wildcard services/vmm/*.c services/vmm/drivers/*.c)
 client_SRC     := $(wildcard client/*.c)
 VMM_LIB_SRC    := $(filter-out services/vmm/main.c,$(vmm_SRC))
 AUTODRIVER_SRC := $(wildcard autodriver/*.c) libshared/wire/frame.c
+HOSTDRIVER_SRC := $(wildcard hostdriver/*.c) $(patsubst %,libshared/base/%.c,buf cgroup cgroup_tree clock err mem)
 UNIT_SRC       := $(wildcard tests/unit/test_*.c)
 FUZZ_SRC       := $(wildcard tests/fuzz/fuzz_*.c)
 LUA            := $(foreach s,$(SERVICES),$(wildcard services/$(s)/lua/*.lua))
@@ -36,7 +37,7 @@ LUA_INC        := $(patsubst services/%.lua,$(B)/gen/%.inc,$(LUA))
 
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB      := $(B)/libshared.a
-PROGRAMS := $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/milonga $(B)/autodriver
+PROGRAMS := $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/milonga $(B)/autodriver $(B)/hostdriver
 UNITS    := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
 
 # only who tells it is compiled anew for each commit
@@ -72,6 +73,12 @@ $(B)/milonga: $(call obj,$(client_SRC)) $(call obj,$(VMM_LIB_SRC)) $(LIB)
 $(B)/autodriver: $(AUTODRIVER_SRC) $(wildcard autodriver/*.h) libshared/wire/frame.h
 	@mkdir -p $(@D)
 	$(Q)$(MUSL_CC) -std=gnu11 -D_GNU_SOURCE -Os -g -static -fno-common -fstack-protector-strong $(WARN) -Ilibshared -o $@ $(AUTODRIVER_SRC)
+
+# runs on hosts over ssh, whatever libc they have; musl-gcc hides the kernel's headers
+KERNEL_INC := -idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)
+$(B)/hostdriver: $(HOSTDRIVER_SRC) $(wildcard hostdriver/*.h libshared/base/*.h)
+	@mkdir -p $(@D)
+	$(Q)$(MUSL_CC) -std=gnu11 -D_GNU_SOURCE -Os -g -static -fno-common -fstack-protector-strong $(WARN) -Ilibshared $(KERNEL_INC) -o $@ $(HOSTDRIVER_SRC)
 
 $(B)/unit/%: $(B)/obj/tests/unit/%.o $(LIB)
 	@mkdir -p $(@D)
@@ -131,11 +138,11 @@ bench: all ## ratios to the bare engines, and rates
 lint: ## format, limits, includes, shellcheck, clang-tidy
 	BUILD=$(B) tools/lint
 format: ## rewrite all C as .clang-format says
-	find libshared services autodriver client tests -name '*.[ch]' | xargs clang-format -i
+	find libshared services autodriver hostdriver client tests -name '*.[ch]' | xargs clang-format -i
 install: all ## to DESTDIR and PREFIX; the autodriver lies beside the vmm
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/milonga $(DESTDIR)$(PREFIX)/share/doc/milonga $(DESTDIR)/etc/milonga
 	install $(B)/milonga $(DESTDIR)$(PREFIX)/bin
-	install $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/autodriver $(DESTDIR)$(PREFIX)/libexec/milonga
+	install $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/autodriver $(B)/hostdriver $(DESTDIR)$(PREFIX)/libexec/milonga
 	install -D -m 644 docs/man/milonga.1 $(DESTDIR)$(PREFIX)/share/man/man1/milonga.1
 	install -D -m 644 contrib/completion/milonga.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/milonga
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/milonga

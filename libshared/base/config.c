@@ -36,6 +36,10 @@
     {                                                                                              \
 #f, CONFIG_STRING, offsetof(struct config, f), d, 0, 0, h                                  \
     }
+#define LINES(f, d, h)                                                                             \
+    {                                                                                              \
+#f, CONFIG_LINES, offsetof(struct config, f), d, 0, 0, h                                   \
+    }
 #define SECRET(f, d, h)                                                                            \
     {                                                                                              \
 #f, CONFIG_SECRET, offsetof(struct config, f), d, 0, 0, h                                  \
@@ -142,7 +146,7 @@ const struct config_key config_keys[] = {
 
     GROUP("Virtual machine manager"),
     TEXT(vmm_name, "", "this vmm's name, unlike any other's; empty: the host's name"),
-    TEXT(driver, "docker", "what makes machines: docker, oci or null"),
+    TEXT(driver, "docker", "what makes machines: docker, oci, ssh or null"),
     INT(slots, "0", 0, 100000, "attempts that run at once; 0: as many as cores"),
     YESNO(stop_hands_back, "no", "at SIGTERM give back what runs, to run elsewhere, and do not finish it"),
     TEXT(labels, "", "what jobs may ask for and this vmm has, by commas"),
@@ -163,6 +167,13 @@ const struct config_key config_keys[] = {
     YESNO(oci_host_image, "no", "offer this host's own files as the image host"),
     TEXT(oci_host_image_alias, "", "further names of that image, by commas"),
     TEXT(cgroup_parent, "milonga", "cgroup that holds the machines"),
+    LINES(ssh_host, "", "a host: NAME [USER@]ADDRESS[:PORT] [slots= labels= exclusive= mode= images= key= dir=]"),
+    TEXT(ssh_program, "ssh", "OpenSSH's client"),
+    TEXT(ssh_config, "", "its configuration file; empty: the account's own"),
+    TEXT(ssh_known_hosts, "", "its file of host keys; empty: as ssh has it"),
+    TEXT(ssh_key, "", "private key to log in with; empty: as ssh has it"),
+    TEXT(ssh_dir, "/var/lib/milonga-host", "our directory on each host"),
+    MSECS(ssh_dead_ms, "8s", 2 * SECOND, 10 * SECOND, "a host that does not answer for so long is lost"),
 };
 /* clang-format on */
 const size_t config_key_ct = ARRAY_SIZE(config_keys);
@@ -490,6 +501,32 @@ static void set_text(struct config_load *l, const struct config_key *key, const 
     config_replace(config_text(l->config, key), xstrdup(text));
 }
 
+/* Entries with ';' between them, and each further line of the file adds to them. A stronger source
+ * begins anew. */
+static void set_lines(struct config_load *l, const struct config_key *key, const char *text,
+                      const char *shown, struct config_origin *origin)
+{
+    cleanup_free char *before = xstrdup(*config_text(l->config, key) ?: "");
+    bool again = config_origin_of(l, key)->source == origin->source;
+
+    set_text(l, key, text, shown, origin);
+    if (origin->bad)
+        return;
+    for (; !again && l->line_ct > 0; l->line_ct--)
+        free(l->lines[l->line_ct - 1].text);
+    if (again && before[0])
+        config_replace(config_text(l->config, key), xasprintf("%s; %s", before, text));
+    cleanup_free char *copy = xstrdup(text);
+    char *save = NULL;
+    for (char *e = strtok_r(copy, ";", &save); e; e = strtok_r(NULL, ";", &save)) {
+        if (e[strspn(e, " \t")] == '\0')
+            continue;
+        l->lines = xrealloc(l->lines, (l->line_ct + 1) * sizeof(*l->lines));
+        l->lines[l->line_ct++] =
+            (struct config_line){.text = xstrdup(e + strspn(e, " \t")), .origin = *origin};
+    }
+}
+
 void config_set(struct config_load *l, const struct config_key *key, const char *text,
                 const char *shown, struct config_origin origin)
 {
@@ -497,6 +534,9 @@ void config_set(struct config_load *l, const struct config_key *key, const char 
     case CONFIG_STRING:
     case CONFIG_SECRET:
         set_text(l, key, text, shown, &origin);
+        break;
+    case CONFIG_LINES:
+        set_lines(l, key, text, shown, &origin);
         break;
     case CONFIG_BOOL:
         origin.bad = parse_bool(text, (bool *)(void *)((char *)l->config + key->offset)) < 0;
@@ -553,7 +593,7 @@ static void read_line(struct config_load *l, char *text, unsigned line)
         return;
     }
     struct config_origin *before = config_origin_of(l, key);
-    if (before->source == FROM_FILE) {
+    if (before->source == FROM_FILE && key->type != CONFIG_LINES) {
         file_problem(l, line, "%s is set twice, first on line %u; remove one", name, before->line);
         return;
     }
@@ -624,6 +664,9 @@ static void load_done(struct config_load *l)
     for (size_t i = 0; i < l->problem_ct; i++)
         free(l->problems[i]);
     free(l->problems);
+    for (size_t i = 0; i < l->line_ct; i++)
+        free(l->lines[i].text);
+    free(l->lines);
     free(l->origins);
     config_free(l->config);
 }
@@ -662,13 +705,15 @@ void config_free(struct config *c)
     if (!c)
         return;
     for (size_t i = 0; i < config_key_ct; i++)
-        if (config_keys[i].type == CONFIG_STRING || config_keys[i].type == CONFIG_SECRET)
+        if (config_keys[i].type == CONFIG_STRING || config_keys[i].type == CONFIG_SECRET ||
+            config_keys[i].type == CONFIG_LINES)
             free(*config_text(c, &config_keys[i]));
     for (size_t i = 0; i < c->key_ct; i++) {
         free(c->key_list[i].tenant);
         free(c->key_list[i].key);
     }
     free(c->key_list);
+    config_ssh_done(c);
     free(c);
 }
 

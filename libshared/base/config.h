@@ -25,6 +25,21 @@ struct config_key_entry { /* a key of a frontend */
     char *key;
 };
 
+/* A line of ssh_host; texts are "" where nothing was said. */
+struct config_ssh_host {
+    char *name;
+    char *user;
+    char *address; /* as ssh takes it: a name of its own configuration, too */
+    int port;      /* 0: ssh's own */
+    char *key;     /* "": ssh_key */
+    int slots;     /* 1 */
+    char *labels;  /* comma list */
+    bool exclusive;
+    char *mode;   /* "direct", "docker" or "podman" */
+    char *images; /* direct: names under which jobs may ask for it, comma list; "": ssh */
+    char *dir;    /* "": ssh_dir */
+};
+
 struct config {
     /* common */
     char *data_dir;            /* /var/lib/milonga */
@@ -102,7 +117,7 @@ struct config {
 
     /* vmm */
     char *vmm_name;             /* "" = host name */
-    char *driver;               /* docker | oci | null */
+    char *driver;               /* docker | oci | ssh | null */
     int64_t slots;              /* 0 = number of cores */
     bool stop_hands_back;       /* no: the first SIGTERM drains */
     char *labels;               /* comma list that jobs may ask for */
@@ -125,6 +140,15 @@ struct config {
     bool oci_host_image;           /* no: offers the built-in image `host` */
     char *oci_host_image_alias;    /* "" : further names for it, comma list */
     char *cgroup_parent;           /* milonga */
+    char *ssh_host;                /* lines as written, with ';' between them */
+    struct config_ssh_host *ssh_hosts; /* parsed from them */
+    size_t ssh_host_ct;
+    char *ssh_program;     /* ssh */
+    char *ssh_config;      /* "" = the account's own */
+    char *ssh_known_hosts; /* "" = as ssh has it */
+    char *ssh_key;         /* "" = as ssh has it */
+    char *ssh_dir;         /* /var/lib/milonga-host: ours on each host */
+    int64_t ssh_dead_ms;   /* 8s: a host that does not answer for so long is lost */
 };
 
 /* Reads path (NULL: none, only environment and defaults), then the environment. On failure *err

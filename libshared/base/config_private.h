@@ -13,6 +13,7 @@
 enum config_type {
     CONFIG_GROUP, /* a heading of the manual, not a key */
     CONFIG_STRING,
+    CONFIG_LINES,  /* a string that may be given on several lines; only one key is */
     CONFIG_SECRET, /* a string that is never printed or logged */
     CONFIG_BOOL,
     CONFIG_INT,
@@ -40,10 +41,18 @@ struct config_origin {
     bool bad;          /* its value was refused: no rule builds on it */
 };
 
+/* One entry of the key of type CONFIG_LINES. */
+struct config_line {
+    char *text;
+    struct config_origin origin;
+};
+
 struct config_load {
     const char *path; /* NULL: no file */
     struct config *config;
     struct config_origin *origins; /* one for each row of the table */
+    struct config_line *lines;
+    size_t line_ct;
     char **problems;
     size_t problem_ct;
     int code; /* errno of the first problem */
@@ -77,6 +86,10 @@ void config_set(struct config_load *l, const struct config_key *key, const char 
 void config_problem(struct config_load *l, const struct config_key *key,
                     const struct config_origin *origin, const char *shown, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* The hosts of ssh_host, from l->lines. */
+void config_ssh_apply(struct config_load *l);
+void config_ssh_done(struct config *c);
 
 void config_tango_apply(struct config_load *l);
 /* Checks what one value alone cannot show, then replaces "" by what it stands for. */

@@ -62,12 +62,13 @@ int err_set_errno(struct error *err, enum err_class class, int code, const char 
         va_start(ap, fmt);
         vsnprintf(msg, sizeof(msg), fmt, ap);
         va_end(ap);
-        const char *text = strerror_r(code, reason, sizeof(reason));
-        size_t len = strlen(msg), want = strlen(text) + 2;
+        errno = code; /* strerror_r differs between C libraries, %m does not */
+        snprintf(reason, sizeof(reason), "%m");
+        size_t len = strlen(msg), want = strlen(reason) + 2;
         /* the reason is worth more than the tail of the context */
         if (len + want + 1 > sizeof(msg))
             len = sizeof(msg) - want - 1;
-        snprintf(msg + len, sizeof(msg) - len, ": %s", text);
+        snprintf(msg + len, sizeof(msg) - len, ": %s", reason);
         fill(err, class, code, msg);
     }
     errno = saved;

@@ -1,8 +1,8 @@
 /* Groups on this machine's real hierarchies, whichever they are. Without root nothing here can be
  * had, and the tests are skipped (exit status 0, said on stdout). */
 
-#include "services/vmm/cgroup.c"
-#include "services/vmm/cgroup_tree.c"
+#include "base/cgroup.c"
+#include "base/cgroup_tree.c"
 
 #include <setjmp.h>
 #include <stdarg.h>

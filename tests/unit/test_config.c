@@ -67,7 +67,7 @@ static const struct {
     {"tenant-dash.conf", 1, "names a tenant that is not", "write tenant:key"},
     {"keys-empty.conf", 1, "keys is empty", "give at least one key"},
     {"listen-host.conf", 1, "is not an address", "give one such as"},
-    {"driver.conf", 1, "driver = docker2 is not a driver", "give docker, oci or null"},
+    {"driver.conf", 1, "driver = docker2 is not a driver", "give docker, oci, ssh or null"},
     {"labels.conf", 1, "holds something that is not a label", "commas between labels"},
     {"insecure-hosts.conf", 1, "holds something that is not a host", "write hosts without scheme"},
     {"docker-url.conf", 1, "is not an engine's URL", "write unix:///path"},
@@ -84,6 +84,19 @@ static const struct {
     {"lease-too-short.conf", 1, "makes lease_ms less than 3 times beat_ms", "raise lease_ms or lower beat_ms"},
     {"retry-cap.conf", 1, "puts retry_base_ms above retry_cap_ms (100)", "raise retry_cap_ms or lower retry_base_ms"},
     {"connect-timeout.conf", 1, "puts callback_connect_timeout_ms above callback_timeout_ms (5000)", "raise callback_timeout_ms or lower callback_connect_timeout_ms"},
+    {"ssh-none.conf", 1, "driver = ssh has no host", "add a line ssh_host"},
+    {"ssh-name.conf", 1, "does not begin with a name", "write NAME"},
+    {"ssh-port.conf", 2, "has a port that is not one", "1 to 65535"},
+    {"ssh-dash.conf", 1, "has no address that ssh could take", "write [USER@]ADDRESS[:PORT]"},
+    {"ssh-user.conf", 1, "has a user that is not", "write USER@ADDRESS"},
+    {"ssh-slots.conf", 1, "has slots that are no number", "slots=1 to slots=64"},
+    {"ssh-exclusive.conf", 1, "is exclusive, so one job at a time", "leave one of them out"},
+    {"ssh-mode.conf", 1, "has a mode that is none", "mode=docker"},
+    {"ssh-option.conf", 1, "has an unknown option", "those are slots"},
+    {"ssh-key.conf", 1, "has a path that is not absolute", "begin it with /"},
+    {"ssh-twice.conf", 2, "has the name of another host", "a name of its own"},
+    {"ssh-images.conf", 1, "names images", "leave images out"},
+    {"ssh-label.conf", 1, "has a label that is none", "use a-z"},
     /* clang-format on */
 };
 
@@ -504,10 +517,10 @@ static void test_the_table_is_sound(void **state)
 }
 
 /* The whole struct is in the table: with every field set there is no zero hole in it. The table's
- * fields and key_list and key_ct must add up to its size. */
+ * fields and the two parsed lists must add up to its size. */
 static void test_the_table_covers_the_struct(void **state)
 {
-    size_t bytes = sizeof(struct config_key_entry *) + sizeof(size_t), bools = 0;
+    size_t bytes = 2 * (sizeof(void *) + sizeof(size_t)), bools = 0;
 
     (void)state;
     for (size_t i = 0; i < config_key_ct; i++)
@@ -546,6 +559,47 @@ static void test_milonga_conf_shows_every_key_with_its_default(void **state)
     assert_string_equal(plain->store, set->store);
     config_free(plain);
     config_free(set);
+}
+
+/* Lines add up within a source; a stronger one begins anew. */
+static void test_ssh_hosts(void **state)
+{
+    static const char text[] =
+        "driver = ssh\nssh_host = one grader@10.0.0.1:2222 slots=4 labels=gpu,arch=arm64 key=/k\n"
+        "ssh_dir = /srv/m\nssh_host = two [fe80::1%eth0]:22 exclusive=yes mode=podman "
+        "dir=/srv/two\n"
+        "ssh_host = three lab-host # comment\n";
+    const char *path = file_with(text);
+    struct config *c;
+
+    (void)state;
+    c = load_ok(path);
+    assert_int_equal(c->ssh_host_ct, 3);
+    assert_string_equal(c->ssh_hosts[0].name, "one");
+    assert_string_equal(c->ssh_hosts[0].user, "grader");
+    assert_string_equal(c->ssh_hosts[0].address, "10.0.0.1");
+    assert_int_equal(c->ssh_hosts[0].port, 2222);
+    assert_int_equal(c->ssh_hosts[0].slots, 4);
+    assert_string_equal(c->ssh_hosts[0].labels, "gpu,arch=arm64");
+    assert_string_equal(c->ssh_hosts[0].key, "/k");
+    assert_string_equal(c->ssh_hosts[0].mode, "direct");
+    assert_string_equal(c->ssh_hosts[0].dir, "/srv/m");
+    assert_string_equal(c->ssh_hosts[1].address, "fe80::1%eth0");
+    assert_int_equal(c->ssh_hosts[1].port, 22);
+    assert_true(c->ssh_hosts[1].exclusive);
+    assert_string_equal(c->ssh_hosts[1].mode, "podman");
+    assert_string_equal(c->ssh_hosts[1].dir, "/srv/two");
+    assert_string_equal(c->ssh_hosts[2].user, "");
+    assert_int_equal(c->ssh_hosts[2].port, 0);
+    assert_int_equal(c->ssh_hosts[2].slots, 1);
+    config_free(c);
+
+    setenv("MILONGA_SSH_HOST", "x a; y b slots=2;", 1);
+    c = load_ok(path);
+    assert_int_equal(c->ssh_host_ct, 2);
+    assert_string_equal(c->ssh_hosts[0].name, "x");
+    assert_int_equal(c->ssh_hosts[1].slots, 2);
+    config_free(c);
 }
 
 static void test_the_manual_shows_every_key_with_its_default(void **state)
@@ -679,6 +733,7 @@ int main(void)
         TEST(test_the_table_is_sound),
         TEST(test_the_table_covers_the_struct),
         TEST(test_milonga_conf_shows_every_key_with_its_default),
+        TEST(test_ssh_hosts),
         TEST(test_the_manual_shows_every_key_with_its_default),
         TEST(test_help_names_every_key),
         TEST(test_main_options),

@@ -4,7 +4,7 @@
 /* Between oci.c (machines), oci_spec.c (config.json), oci_seccomp.c (its filter), oci_run.c (mounts
  * and crun), oci_net.c (the network) and oci_host.c (the built-in image). */
 
-#include "services/vmm/cgroup.h"
+#include "base/cgroup.h"
 #include "services/vmm/image.h"
 
 #include <jansson.h>

@@ -3,7 +3,7 @@
 
 /* Between cgroup.c (groups) and cgroup_tree.c (where the hierarchies are). */
 
-#include "services/vmm/cgroup.h"
+#include "base/cgroup.h"
 
 #include <stddef.h>
 

@@ -1,4 +1,4 @@
-#include "services/vmm/cgroup_private.h"
+#include "base/cgroup_private.h"
 
 #include "base/mem.h"
 
