@@ -148,9 +148,12 @@ static int call_register(struct agent *a, char epoch[24], struct error *err)
     snprintf(slots, sizeof(slots), "%u", a->v->slot_ct);
     snprintf(body, sizeof(body), "%d", JOB_BODY_VERSION);
     snprintf(now, sizeof(now), "%lld", (long long)clock_wall_ms());
-    const char *argv[] = {
-        a->v->name, slots, a->v->driver->name, c->labels ? c->labels : "", MILONGA_VERSION,
-        body,       now};
+    cleanup_buf struct buf labels = BUF_INIT(65536);
+    buf_appends(&labels, c->labels ? c->labels : "");
+    if (a->v->driver->labels)
+        a->v->driver->labels(a->v->backend, &labels);
+    const char *argv[] = {a->v->name, slots, a->v->driver->name, labels.data, MILONGA_VERSION,
+                          body,       now};
     cleanup_reply redisReply *r = NULL;
     int rc = rlink_eval(a->v->link, &script_register, ARRAY_SIZE(argv), argv, NULL, &r, err);
     if (rc < 0)

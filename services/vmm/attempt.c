@@ -162,6 +162,21 @@ static void tell_machine(struct run *r)
     trace_add(r->a, "waiting", "%s", "");
 }
 
+/* A driver waits for room of which a warm machine has some. */
+static void on_full(void *arg)
+{
+    struct run *r = arg;
+    pool_yield(r->v->pool);
+}
+
+static void describe(struct run *r, struct machine_spec *spec)
+{
+    spec->labels = (const char *const *)r->job->labels;
+    spec->label_ct = r->job->label_ct;
+    spec->full = on_full;
+    spec->full_arg = r;
+}
+
 static int make_machine(struct run *r, struct error *err)
 {
     struct vmm *v = r->v;
@@ -171,12 +186,14 @@ static int make_machine(struct run *r, struct error *err)
         r->uncharged = true;
         return rc;
     }
+    describe(r, &spec);
     r->stage = STAGE_MAKE;
     CRASHPOINT("vmm", "initialize", "before");
     rc = v->driver->initialize(v->backend, &spec, clock_mono_ms() + v->cfg->init_timeout_ms,
                                r->a->stop_fd, &r->m, err);
     if (rc < 0) {
         r->m = NULL;
+        r->uncharged = rc == -EAGAIN; /* there was no room for it: nothing has failed */
         fleet_end(v->fleet, spec.name);
         return rc;
     }
@@ -212,7 +229,9 @@ static int prepare(struct run *r, struct error *err)
         r->uncharged = err->class == ERR_TEMPORARY; /* a store that is away comes back */
         return rc;
     }
-    r->m = pool_take(r->v->pool, &r->shape);
+    struct machine_spec want = {.shape = r->shape};
+    describe(r, &want);
+    r->m = pool_take(r->v->pool, &want);
     if (r->m) {
         r->steps.wait_vm = 0;
         tell_machine(r);

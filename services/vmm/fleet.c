@@ -87,8 +87,7 @@ int fleet_begin(struct fleet *f, const struct machine_shape *shape, struct machi
                 return rc;
             pthread_mutex_lock(&f->lock);
         }
-        ret->shape = *shape;
-        ret->id = f->ids[--f->id_ct];
+        *ret = (struct machine_spec){.shape = *shape, .id = f->ids[--f->id_ct]};
         machine_name(ret->name, f->v->cfg->prefix, ret->id, shape->image);
         /* Ids wrap; a machine that has outlived 9000 others keeps its name. */
         struct member **at = find(f, ret->name);

@@ -60,6 +60,27 @@ void machine_shape_done(struct machine_shape *s)
     *s = (struct machine_shape){0};
 }
 
+#define INODE_BYTES 2048 /* what an empty file of a tmpfs costs in kernel memory, with its name */
+
+void machine_room(const struct machine_shape *s, uint64_t *ret_bytes, uint64_t *ret_files)
+{
+    uint64_t memory = (uint64_t)s->memory_mb << 20;
+    uint64_t keep = memory / 4 > (32ULL << 20) ? memory / 4 : 32ULL << 20;
+    uint64_t bytes = s->disk_bytes, files = s->disk_bytes / 4096 + 1024;
+
+    if (memory > 0) {
+        if (keep > memory / 2)
+            keep = memory / 2;
+        if (bytes == 0 || bytes > memory - keep)
+            bytes = memory - keep;
+        files = bytes / 4096 + 1024;
+        if (files > keep / 2 / INODE_BYTES)
+            files = keep / 2 / INODE_BYTES;
+    }
+    *ret_bytes = bytes;
+    *ret_files = files;
+}
+
 /* ---- machines ---- */
 
 struct machine *machine_new(const struct driver *d, struct backend *b,
@@ -70,6 +91,9 @@ struct machine *machine_new(const struct driver *d, struct backend *b,
     m->driver = d;
     m->backend = b;
     m->spec = *spec;
+    m->spec.labels = NULL; /* the caller's */
+    m->spec.label_ct = 0;
+    m->spec.full = NULL;
     machine_shape_copy(&m->spec.shape, &spec->shape);
     m->in_fd = -1;
     m->out_fd = -1;

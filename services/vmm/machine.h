@@ -15,6 +15,7 @@
  * job's (an image that is not there, a limit that cannot be had: never run weaker), PERMANENT needs
  * an operator; from initialize it counts as TEMPORARY does. */
 
+#include "base/buf.h"
 #include "base/config.h"
 #include "base/err.h"
 
@@ -39,8 +40,15 @@ struct machine_shape {
 
 struct machine_spec {
     struct machine_shape shape; /* borrowed */
-    uint32_t id;                /* 1000..9999 (spec/tango 2.2) */
-    char name[160];             /* machine_name(): deterministic, safe as file and container name */
+    const char *const *labels;  /* what the job asks for; for the call of initialize only */
+    size_t label_ct;
+    /* Where there are only so many machines: called, now and then, while initialize waits for the
+     * end of another; whoever can spare a warm one then gives it up. NULL: do not wait, but fail
+     * with EBUSY (a warm machine is not worth a wait). */
+    void (*full)(void *arg);
+    void *full_arg;
+    uint32_t id;    /* 1000..9999 (spec/tango 2.2) */
+    char name[160]; /* machine_name(): deterministic, safe as file and container name */
 };
 
 struct machine {
@@ -109,6 +117,14 @@ struct driver {
                 struct error *err);
     /* Removes one of them by name; an unknown name is no error. */
     int (*reap)(struct backend *b, const char *name, struct error *err);
+    /* Whether a machine (warm, by its shape the right one) has the labels of the spec. NULL: all
+     * machines of a vmm are alike. */
+    bool (*fits)(struct machine *m, const struct machine_spec *spec);
+    /* How many machines there can be at once: what `slots = 0` stands for. NULL: it is this host's
+     * cores that count. */
+    unsigned (*slots)(struct backend *b);
+    /* Adds the labels that its machines have to a comma list of the vmm's own. May be NULL. */
+    void (*labels)(struct backend *b, struct buf *out);
     /* Takes a `docker save` archive (path) into the backend under `name` (":latest" where it
      * matters). NULL: not offered. */
     int (*import)(struct backend *b, const char *path, const char *name, struct error *err);
@@ -117,6 +133,7 @@ struct driver {
 extern const struct driver driver_null;
 extern const struct driver driver_docker;
 extern const struct driver driver_oci;
+extern const struct driver driver_ssh;
 
 /* drivers/registry.c; NULL when there is none of that name. */
 const struct driver *driver_find(const char *name);
@@ -124,6 +141,12 @@ const struct driver *driver_find(const char *name);
 /* "PREFIX-ID-NAME" as Tango's instanceName (spec/tango 4.1), NAME being the image's with what a
  * container name cannot hold made '_'. */
 void machine_name(char out[160], const char *prefix, uint32_t id, const char *image);
+
+/* How large a tmpfs may be that holds all that a machine's job writes, and which counts against its
+ * memory, too: never larger than what leaves a quarter of the memory (32 MB at least) to programs,
+ * and with no more files than fit half of that, so that a full disk is an error that the job sees,
+ * not a machine without memory. 0: the kernel's default. */
+void machine_room(const struct machine_shape *s, uint64_t *ret_bytes, uint64_t *ret_files);
 
 bool machine_shape_equal(const struct machine_shape *a, const struct machine_shape *b);
 void machine_shape_copy(struct machine_shape *to, const struct machine_shape *from);

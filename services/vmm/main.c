@@ -215,6 +215,16 @@ static void serve(struct vmm *v, int signal_fd)
     reaper_stop(v->reaper);
 }
 
+static unsigned count_slots(const struct vmm *v)
+{
+    if (v->cfg->slots > 0)
+        return (unsigned)v->cfg->slots;
+    if (v->driver->slots)
+        return v->driver->slots(v->backend);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores > 0 ? (unsigned)cores : 1;
+}
+
 static int run(const struct config *c, int signal_fd)
 {
     struct error err = ERROR_INIT;
@@ -228,13 +238,12 @@ static int run(const struct config *c, int signal_fd)
     }
     gethostname(host, sizeof(host) - 1);
     v.name = c->vmm_name && c->vmm_name[0] ? c->vmm_name : host;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    v.slot_ct = c->slots > 0 ? (unsigned)c->slots : (unsigned)(cores > 0 ? cores : 1);
     /* First of all: a driver may move the whole process into a mount namespace of its own, which
      * only a process of one thread can do. */
     if (v.driver->open(c, &v.backend, &err) < 0)
         return fail(c->driver, &err);
     int status = 0;
+    v.slot_ct = count_slots(&v);
     if (store_open_configured(c, &v.store, &err) < 0) {
         status = fail("store", &err);
     } else if (reap_earlier(&v, signal_fd)) {

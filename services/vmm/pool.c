@@ -141,13 +141,15 @@ static void note_asked(struct pool *p, const struct machine_shape *shape)
         event_signal(p->wake_fd);
 }
 
-struct machine *pool_take(struct pool *p, const struct machine_shape *shape)
+struct machine *pool_take(struct pool *p, const struct machine_spec *want)
 {
+    const struct driver *d = p->v->driver;
     struct machine *m = NULL;
     pthread_mutex_lock(&p->lock);
-    note_asked(p, shape);
+    note_asked(p, &want->shape);
     for (struct warm **at = &p->warm; *at; at = &(*at)->next) {
-        if (!machine_shape_equal(&(*at)->m->spec.shape, shape))
+        if (!machine_shape_equal(&(*at)->m->spec.shape, &want->shape) ||
+            (d->fits && !d->fits((*at)->m, want)))
             continue;
         m = (*at)->m;
         detach(p, at);
@@ -162,6 +164,19 @@ struct machine *pool_take(struct pool *p, const struct machine_shape *shape)
         event_signal(p->wake_fd);
     }
     return m;
+}
+
+void pool_yield(struct pool *p)
+{
+    struct machine *m = NULL;
+    pthread_mutex_lock(&p->lock);
+    if (p->warm) {
+        m = p->warm->m;
+        detach(p, &p->warm);
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (m)
+        reaper_hand(p->v->reaper, m);
 }
 
 /* ---- wishes ---- */
@@ -407,9 +422,10 @@ static void make_one(struct pool *p, struct wish *w)
     int rc = make(p, &order, network, &err);
     if (rc == 0) {
         health_made(p->v->health, who, image);
-    } else if (rc != -ECANCELED) {
+    } else if (rc != -ECANCELED && rc != -EBUSY) { /* that one is only for want of room */
         log_event(LOG_WARN_, "warm.not_made", "image", image, "reason", err.msg, NULL);
-        if (err.class != ERR_REFUSED && err.code != ENOTCONN && err.code != ECONNRESET)
+        if (err.class != ERR_REFUSED && err.code != ENOTCONN && err.code != ECONNRESET &&
+            err.code != EAGAIN)
             health_failed(p->v->health, who, image, &err);
     }
 

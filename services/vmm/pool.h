@@ -23,8 +23,11 @@ void pool_poke(struct pool *p, bool wishes);
  * is free. */
 void pool_shape(struct pool *p, struct machine_shape *shape);
 
-/* A warm machine of exactly that shape, now the caller's; NULL when there is none. Its successor is
- * made. */
-struct machine *pool_take(struct pool *p, const struct machine_shape *shape);
+/* A warm machine of exactly that shape, with those labels, now the caller's; NULL when there is
+ * none. Its successor is made. */
+struct machine *pool_take(struct pool *p, const struct machine_spec *want);
+
+/* Gives up the oldest warm machine, if there is one: somebody else needs its room. */
+void pool_yield(struct pool *p);
 
 #endif

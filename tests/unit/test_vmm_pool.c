@@ -273,10 +273,10 @@ static void test_stop_while_making(void **state)
 
 static struct machine *take(struct pool *p, uint32_t cores, uint32_t memory)
 {
-    struct machine_shape s = {.image = (char *)"a",
-                              .digest = (char *)"digest of a",
-                              .cores_milli = cores,
-                              .memory_mb = memory};
+    struct machine_spec s = {.shape = {.image = (char *)"a",
+                                       .digest = (char *)"digest of a",
+                                       .cores_milli = cores,
+                                       .memory_mb = memory}};
     return pool_take(p, &s);
 }
 

@@ -10,9 +10,7 @@
  * both by name.
  *
  * What a job writes counts twice: against disk_bytes, the size of the tmpfs, and against its
- * memory, in which a tmpfs lies. So the tmpfs is never larger than what leaves a quarter of the
- * memory (32 MB at least) to programs, and holds no more files than fit half of that: a full disk
- * is then an error that the job sees, not a machine without memory.
+ * memory, in which a tmpfs lies (machine_room).
  *
  * Machines have no network but lo; with oci_network = slirp those whose shape says so have one by a
  * program of their own (oci_net.c). */
@@ -384,26 +382,6 @@ static int import(struct backend *b, const char *path, const char *name, struct 
 
 /* ---- machines ---- */
 
-#define INODE_BYTES 2048 /* what an empty file of a tmpfs costs in kernel memory, with its name */
-
-static struct oci_room room_for(const struct machine_shape *s)
-{
-    uint64_t memory = (uint64_t)s->memory_mb << 20;
-    uint64_t keep = memory / 4 > (32ULL << 20) ? memory / 4 : 32ULL << 20;
-    struct oci_room room = {s->disk_bytes, s->disk_bytes / 4096 + 1024};
-
-    if (memory == 0)
-        return room;
-    if (keep > memory / 2)
-        keep = memory / 2;
-    if (room.bytes == 0 || room.bytes > memory - keep)
-        room.bytes = memory - keep;
-    room.inodes = room.bytes / 4096 + 1024;
-    if (room.inodes > keep / 2 / INODE_BYTES)
-        room.inodes = keep / 2 / INODE_BYTES;
-    return room;
-}
-
 static void bundle_done(struct backend *b, struct oci_machine *o, const char *name)
 {
     if (o->bundle.fd >= 0)
@@ -426,10 +404,11 @@ static int make_bundle(struct backend *b, struct oci_machine *o, const struct ma
     cleanup_free char *resolv = xasprintf("%s/" RESOLV_FILE, b->base);
     bool network = spec->shape.network && b->slirp != NULL;
     cleanup_free char *text = NULL;
-    struct oci_room room = room_for(&spec->shape);
+    struct oci_room room;
     struct oci_spec s;
     int r;
 
+    machine_room(&spec->shape, &room.bytes, &room.inodes);
     if (mkdirat(b->base_fd, spec->name, 0711) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "oci: cannot make %s/%s", b->base,
                              spec->name);

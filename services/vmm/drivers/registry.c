@@ -9,6 +9,7 @@ static const struct driver *const drivers[] = {
     &driver_null,
     &driver_docker,
     &driver_oci,
+    &driver_ssh,
 };
 
 const struct driver *driver_find(const char *name)

@@ -1,0 +1,531 @@
+#include "services/vmm/drivers/ssh_private.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "services/vmm/pipe.h"
+#include "services/vmm/sync.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define BACKOFF_BASE_MS 500
+#define BACKOFF_CAP_MS  60000
+#define BOOT_MS         30000 /* to log in, copy the programs and sweep */
+#define PROOF_MS        20000
+#define PROVED_MS       30000 /* up for so long: the next failure is a new one */
+#define GREETINGS_MAX   200   /* lines that a login shell says before ours */
+#define GONE_MS         2000  /* for a master to end by itself */
+#define SAID_MAX        400
+#define IMAGES_MS       10000
+#define PROOF_NAME      "probe"
+
+/* ---- what a master says ---- */
+
+/* Keeps the end of it; read always, or the master would stand still in the end. */
+static void drain(struct ssh_host *h, int fd)
+{
+    char text[512];
+
+    for (ssize_t n; fd >= 0 && (n = read(fd, text, sizeof(text) - 1)) > 0;) {
+        text[n] = '\0';
+        for (char *p = text; *p; p++)
+            if ((unsigned char)*p < ' ')
+                *p = ' ';
+        char *all = xasprintf("%s%s", h->said ? h->said : "", text);
+        size_t len = strlen(all), drop = len > SAID_MAX ? len - SAID_MAX : 0;
+        free(h->said);
+        h->said = xstrdup(all + drop);
+        free(all);
+    }
+}
+
+/* An error with what ssh had to say about it, which is mostly the reason itself. */
+static int explain(struct ssh_host *h, int r, struct error *err)
+{
+    for (unsigned i = 0; i < h->lane_ct; i++)
+        drain(h, h->lanes[i].child.err_fd);
+    const char *said = h->said ? h->said + strspn(h->said, " ") : "";
+    if (said[0] && r != -ECANCELED) {
+        struct error was = *err;
+        err_set(err, was.class, was.code, "%.300s (%.100s)", said, was.msg);
+    }
+    return r;
+}
+
+static int lost(struct ssh_host *h, int r, const char *what, struct error *err)
+{
+    if (r == -EPIPE)
+        err_set(err, ERR_TEMPORARY, EPIPE, "%s: the connection has ended", what);
+    else if (r == -ETIMEDOUT)
+        err_set(err, ERR_TEMPORARY, ETIMEDOUT, "%s: no answer in time", what);
+    else
+        err_set_errno(err, ERR_TEMPORARY, -r, "%s", what);
+    return explain(h, r, err);
+}
+
+/* ---- connecting ---- */
+
+static int start_lane(struct ssh_host *h, unsigned i, const char *command, struct error *err)
+{
+    struct ssh_lane *lane = &h->lanes[i];
+    struct ssh_words words = {0};
+
+    /* A socket of its own for each life: one that a killed vmm has left is in nobody's way. */
+    lane->control =
+        xasprintf("%s/%u.%llu.%u", h->b->sockets, h->number, (unsigned long long)h->life, i);
+    ssh_master_words(h->b->cfg, h->spec, lane->control, command, &words);
+    int r = ssh_child_start(words.v, &lane->child, err);
+    ssh_words_done(&words);
+    return r;
+}
+
+static int say(struct ssh_child *c, const char *text)
+{
+    size_t len = strlen(text);
+    ssize_t n = write(c->in_fd, text, len);
+
+    return n == (ssize_t)len ? 0 : n < 0 ? -errno : -EAGAIN;
+}
+
+/* From the login to the greeting of the dialogue; the architecture in arch. */
+static int log_in(struct ssh_host *h, int64_t deadline, char arch[32], struct error *err)
+{
+    struct ssh_child *c = &h->lanes[0].child;
+    char *line = NULL;
+
+    for (unsigned i = 0; i < GREETINGS_MAX; i++) {
+        int r = ssh_line(&h->lines, c->out_fd, deadline, h->b->stop_fd, &line);
+        if (r < 0)
+            return lost(h, r, i == 0 ? "log in" : "become root and begin", err);
+        if (strcmp(line, "milonga-sudo") == 0 || strcmp(line, "milonga-root") == 0)
+            h->sudo = line[8] == 's';
+        else if (sscanf(line, "milonga-host %31s", arch) == 1)
+            return 0;
+    }
+    return err_set(err, ERR_PERMANENT, EPROTO, "its login shell says too much and nothing of ours");
+}
+
+static int put_programs(struct ssh_host *h, const char *arch, int64_t deadline, struct error *err)
+{
+    static const char *const what[] = {"autodriver", "hostdriver"};
+    char *const names[] = {h->autodriver, h->hostdriver};
+    struct ssh_child *c = &h->lanes[0].child;
+
+    for (size_t i = 0; i < ARRAY_SIZE(what); i++) {
+        struct ssh_program p = {0};
+        int r = ssh_program_load(h->b->cfg, what[i], arch, &p, err);
+        if (r == 0)
+            r = ssh_program_put(&p, c, &h->lines, deadline, h->b->stop_fd, err);
+        snprintf(names[i], sizeof(h->autodriver), "%s", p.name);
+        ssh_program_done(&p);
+        if (r < 0)
+            return explain(h, r, err);
+    }
+    cleanup_free char *run = xasprintf("run %s\n", h->hostdriver);
+    int r = say(c, run);
+    return r < 0 ? lost(h, r, "start the hostdriver", err) : 0;
+}
+
+static int greet(struct ssh_host *h, int64_t deadline, struct error *err)
+{
+    const struct config *cfg = h->b->cfg;
+    struct ssh_child *c = &h->lanes[0].child;
+    int64_t lease = cfg->pipe_lease_ms > cfg->ssh_dead_ms ? cfg->pipe_lease_ms : cfg->ssh_dead_ms;
+    char *line = NULL;
+
+    cleanup_free char *hello = xasprintf("hello %s %lld %s %s\n", h->b->id, (long long)lease,
+                                         h->spec->mode, h->autodriver);
+    int r = say(c, hello);
+    if (r == 0)
+        r = ssh_line(&h->lines, c->out_fd, deadline, h->b->stop_fd, &line);
+    if (r < 0)
+        return lost(h, r, "greet the hostdriver", err);
+    if (strncmp(line, "busy ", 5) == 0)
+        return err_set(err, ERR_TEMPORARY, EBUSY, "the host is used by %.200s", line + 5);
+    if (strncmp(line, "fail ", 5) == 0)
+        return err_set(err, ERR_TEMPORARY, EIO, "%.400s", line + 5);
+    if (sscanf(line, "ready epoch=%23[0-9a-f]", h->epoch) != 1)
+        return err_set(err, ERR_TEMPORARY, EPROTO, "the hostdriver said \"%.100s\"", line);
+    log_event(LOG_INFO_, "host.keeps", "host", h->spec->name, "says", line, NULL);
+    return 0;
+}
+
+/* Further lanes echo a line, and so are known to be there. */
+static int open_lanes(struct ssh_host *h, int64_t deadline, struct error *err)
+{
+    for (unsigned i = 1; i < h->lane_ct; i++) {
+        struct ssh_lines lines;
+        char *line = NULL;
+
+        int r = start_lane(h, i, "exec cat", err);
+        if (r < 0)
+            return r;
+        ssh_lines_init(&lines);
+        r = say(&h->lanes[i].child, "milonga\n");
+        for (unsigned k = 0; r == 0 && k < GREETINGS_MAX; k++) {
+            r = ssh_line(&lines, h->lanes[i].child.out_fd, deadline, h->b->stop_fd, &line);
+            if (r == 0 && strcmp(line, "milonga") == 0)
+                break;
+        }
+        buf_free(&lines.in);
+        if (r < 0)
+            return lost(h, r, "open a further connection", err);
+    }
+    return 0;
+}
+
+/* A machine of nothing but the autodriver: what the host cannot give shows here, before a job is
+ * sent there. An engine's needs an image, which is the jobs' own. */
+static int prove(struct ssh_host *h, struct error *err)
+{
+    struct ssh_start s = {h, h->life, 0, h->lanes[0].control};
+    struct machine_spec spec = {.shape = {.image = (char[]){"probe"},
+                                          .digest = (char[]){""},
+                                          .cores_milli = 1000,
+                                          .memory_mb = 64,
+                                          .pids = 16,
+                                          .disk_bytes = 1 << 20},
+                                .name = PROOF_NAME};
+    int64_t deadline = clock_mono_ms() + PROOF_MS;
+    struct machine *m = NULL;
+
+    if (strcmp(h->spec->mode, "direct") != 0)
+        return 0;
+    int r = ssh_machine_make(&s, &spec, deadline, h->b->stop_fd, &m, err);
+    if (r < 0)
+        return r;
+    r = pipe_ready(m, deadline, h->b->stop_fd, err);
+    if (!ssh_machine_end(m, deadline) && r == 0)
+        r = err_set(err, ERR_TEMPORARY, EIO, "a machine that was made could not be removed");
+    return r;
+}
+
+static int connect_host(struct ssh_host *h, struct error *err)
+{
+    int64_t deadline = clock_mono_ms() + BOOT_MS;
+    cleanup_free char *command = ssh_boot_command(h->spec->dir);
+    char arch[32] = "";
+
+    free(TAKE_PTR(h->said));
+    int r = start_lane(h, 0, command, err);
+    if (r == 0)
+        r = log_in(h, deadline, arch, err);
+    if (r == 0)
+        r = put_programs(h, arch, deadline, err);
+    if (r == 0)
+        r = greet(h, deadline, err);
+    if (r == 0)
+        r = open_lanes(h, deadline, err);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&h->talk);
+    h->open = true;
+    pthread_mutex_unlock(&h->talk);
+    h->images_at = 0;
+    r = ssh_host_look_images(h, err);
+    return r == 0 ? prove(h, err) : r;
+}
+
+/* All of it, whatever is left. What runs there ends with the keeper's session. */
+static void disconnect(struct ssh_host *h, bool kindly)
+{
+    for (unsigned i = 0; i < h->lane_ct && !kindly; i++)
+        if (h->lanes[i].child.pid > 0)
+            kill(h->lanes[i].child.pid, SIGKILL); /* ends a conversation, too */
+    pthread_mutex_lock(&h->talk);
+    h->open = false;
+    for (unsigned i = 0; i < h->lane_ct; i++) {
+        drain(h, h->lanes[i].child.err_fd);
+        ssh_child_end(&h->lanes[i].child, kindly ? GONE_MS : 0);
+    }
+    buf_free(&h->lines.in);
+    ssh_lines_init(&h->lines);
+    pthread_mutex_unlock(&h->talk);
+    pthread_mutex_lock(&h->b->lock);
+    for (unsigned i = 0; i < h->lane_ct; i++) {
+        if (h->lanes[i].control)
+            unlink(h->lanes[i].control);
+        free(TAKE_PTR(h->lanes[i].control));
+        h->lanes[i].sessions = 0;
+    }
+    pthread_mutex_unlock(&h->b->lock);
+}
+
+/* ---- talking ---- */
+
+static int talk(struct ssh_host *h, const char *line, void (*each)(void *arg, const char *line),
+                void *arg, int64_t deadline, struct error *err)
+{
+    struct ssh_child *c = &h->lanes[0].child;
+    cleanup_free char *order = xasprintf("%s\n", line);
+    char *got = NULL;
+
+    int r = say(c, order);
+    while (r == 0) {
+        r = ssh_line(&h->lines, c->out_fd, deadline, -1, &got);
+        if (r < 0)
+            break;
+        if (strncmp(got, "fail ", 5) == 0)
+            return err_set(err, ERR_REFUSED, EIO, "%s: %.300s", h->spec->name, got + 5);
+        if (strcmp(got, "end") == 0 || strcmp(got, "reaped") == 0 || strncmp(got, "alive ", 6) == 0)
+            return 0;
+        if (each)
+            each(arg, got);
+    }
+    return err_set_errno(err, ERR_TEMPORARY, -r, "host %s does not answer \"%s\"", h->spec->name,
+                         line);
+}
+
+int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
+                 void (*each)(void *arg, const char *line), void *arg, int64_t deadline,
+                 struct error *err)
+{
+    struct error why = ERROR_INIT;
+
+    pthread_mutex_lock(&h->talk);
+    uint64_t now = h->life; /* changes only while it is not open */
+    bool open = h->open && (life == 0 || life == now);
+    int r = open
+                ? talk(h, line, each, arg, deadline, &why)
+                : err_set(&why, ERR_TEMPORARY, ENOTCONN, "host %s is not connected", h->spec->name);
+    pthread_mutex_unlock(&h->talk);
+    if (r < 0 && open && why.class != ERR_REFUSED)
+        ssh_host_doom(h, now, why.msg);
+    if (r < 0 && err)
+        *err = why;
+    return r;
+}
+
+void ssh_host_doom(struct ssh_host *h, uint64_t life, const char *why)
+{
+    pthread_mutex_lock(&h->b->lock);
+    if (h->life == life && !h->doomed) {
+        h->doomed = true;
+        h->up = false;
+        snprintf(h->why, sizeof(h->why), "%s", why);
+    }
+    pthread_mutex_unlock(&h->b->lock);
+    event_signal(h->wake_fd);
+}
+
+/* ---- images ---- */
+
+static void images_done(struct ssh_images *l)
+{
+    for (size_t i = 0; i < l->ct; i++) {
+        free(l->list[i].name);
+        free(l->list[i].digest);
+    }
+    free(l->list);
+    *l = (struct ssh_images){0};
+}
+
+static void add_image(struct ssh_images *l, const char *name, size_t name_len, const char *digest)
+{
+    l->list = xrealloc(l->list, (l->ct + 1) * sizeof(*l->list));
+    l->list[l->ct++] = (struct ssh_image){xstrndup(name, name_len), xstrdup(digest)};
+}
+
+/* "image NAME:TAG ID". A job may leave ":latest" out, and "localhost/", which is podman's. */
+static void each_image(void *arg, const char *line)
+{
+    const char *name = strncmp(line, "image ", 6) == 0 ? line + 6 : "";
+    size_t len = strcspn(name, " ");
+    const char *id = name + len + (name[len] == ' ');
+
+    if (len == 0 || *id == '\0' || strchr(name, '<') || strpbrk(id, " ,"))
+        return;
+    if (strncmp(name, "localhost/", 10) == 0) {
+        name += 10;
+        len -= 10;
+    }
+    add_image(arg, name, len, id);
+    if (len > 7 && strncmp(name + len - 7, ":latest", 7) == 0)
+        add_image(arg, name, len - 7, id);
+}
+
+int ssh_host_look_images(struct ssh_host *h, struct error *err)
+{
+    struct ssh_images images = {0};
+
+    if (strcmp(h->spec->mode, "direct") == 0)
+        return 0;
+    pthread_mutex_lock(&h->b->lock);
+    bool fresh = h->images_at > 0 && clock_mono_ms() - h->images_at < IMAGES_MS;
+    pthread_mutex_unlock(&h->b->lock);
+    if (fresh)
+        return 0;
+    int r = ssh_host_ask(h, 0, "images", each_image, &images, clock_mono_ms() + BOOT_MS, err);
+    pthread_mutex_lock(&h->b->lock);
+    if (r == 0) {
+        struct ssh_images old = h->images;
+        h->images = images;
+        images = old;
+        h->images_at = clock_mono_ms();
+    }
+    pthread_mutex_unlock(&h->b->lock);
+    images_done(&images);
+    return r;
+}
+
+static void configured_images(struct ssh_host *h)
+{
+    cleanup_free char *names = xstrdup(h->spec->images[0] ? h->spec->images : "ssh");
+    char *save = NULL;
+
+    for (char *n = strtok_r(names, ",", &save); n; n = strtok_r(NULL, ",", &save)) {
+        cleanup_free char *digest = xasprintf("ssh:%s", n);
+        add_image(&h->images, n, strlen(n), digest);
+    }
+}
+
+/* ---- the thread ---- */
+
+static bool stopping(const struct ssh_host *h)
+{
+    struct pollfd p = {.fd = h->b->stop_fd, .events = POLLIN};
+
+    return poll(&p, 1, 0) > 0;
+}
+
+static void come_up(struct ssh_host *h)
+{
+    pthread_mutex_lock(&h->b->lock);
+    h->up = !h->doomed;
+    h->failures = 0;
+    h->busy = 0;
+    h->why[0] = '\0';
+    ssh_wake_waiters(h->b);
+    pthread_mutex_unlock(&h->b->lock);
+    log_event(LOG_INFO_, "host.up", "host", h->spec->name, "address", h->spec->address, "slots",
+              LOG_NUM(h->spec->slots), NULL);
+}
+
+/* Sleeps until it is time for the next beat; true when the connection is over. */
+static bool watch(struct ssh_host *h, int64_t until)
+{
+    struct pollfd fds[2 + 2 * 16];
+    nfds_t ct = 0;
+
+    fds[ct++] = (struct pollfd){.fd = h->b->stop_fd, .events = POLLIN};
+    fds[ct++] = (struct pollfd){.fd = h->wake_fd, .events = POLLIN};
+    for (unsigned i = 0; i < h->lane_ct; i++) {
+        fds[ct++] = (struct pollfd){.fd = h->lanes[i].child.pidfd, .events = POLLIN};
+        fds[ct++] = (struct pollfd){.fd = h->lanes[i].child.err_fd, .events = POLLIN};
+    }
+    poll(fds, ct, clock_until_ms(until));
+    event_clear(h->wake_fd);
+    if (fds[0].revents)
+        return true;
+    for (unsigned i = 0; i < h->lane_ct; i++) {
+        drain(h, h->lanes[i].child.err_fd);
+        if (fds[2 + 2 * i].revents) {
+            struct error err = ERROR_INIT;
+            lost(h, -EPIPE, "ssh", &err);
+            ssh_host_doom(h, h->life, err.msg);
+        }
+    }
+    pthread_mutex_lock(&h->b->lock);
+    bool doomed = h->doomed;
+    pthread_mutex_unlock(&h->b->lock);
+    return doomed;
+}
+
+static void serve(struct ssh_host *h)
+{
+    int64_t every = h->b->cfg->ssh_dead_ms / 4, beat_at = clock_mono_ms() + every;
+
+    while (!watch(h, beat_at)) {
+        if (clock_mono_ms() < beat_at)
+            continue;
+        if (ssh_host_ask(h, h->life, "beat", NULL, NULL, clock_mono_ms() + 3 * every, NULL) < 0)
+            continue; /* doomed by it */
+        beat_at = clock_mono_ms() + every;
+    }
+}
+
+/* Remembers why, and sleeps until it is tried again. */
+static void stay_out(struct ssh_host *h, const struct error *err, unsigned tries)
+{
+    int64_t ms = clock_backoff_ms(tries, BACKOFF_BASE_MS, BACKOFF_CAP_MS);
+
+    pthread_mutex_lock(&h->b->lock);
+    if (err)
+        snprintf(h->why, sizeof(h->why), "%s", err->msg);
+    h->up = false;
+    h->tried = true;
+    ssh_wake_waiters(h->b);
+    pthread_cond_broadcast(&h->b->tried);
+    cleanup_free char *why = xstrdup(h->why);
+    pthread_mutex_unlock(&h->b->lock);
+    log_event(LOG_WARN_, "host.out", "host", h->spec->name, "reason", why, "again_ms", LOG_NUM(ms),
+              NULL);
+    event_wait(h->b->stop_fd, clock_mono_ms() + ms);
+}
+
+static void *host_main(void *arg)
+{
+    struct ssh_host *h = arg;
+    unsigned tries = 0;
+
+    while (!stopping(h)) {
+        struct error err = ERROR_INIT;
+        int64_t since = clock_mono_ms();
+
+        pthread_mutex_lock(&h->b->lock);
+        h->life++;
+        h->doomed = false;
+        pthread_mutex_unlock(&h->b->lock);
+        int r = connect_host(h, &err);
+        if (r == 0) {
+            come_up(h);
+            pthread_mutex_lock(&h->b->lock);
+            h->tried = true;
+            pthread_cond_broadcast(&h->b->tried);
+            pthread_mutex_unlock(&h->b->lock);
+            since = clock_mono_ms();
+            serve(h);
+            if (clock_mono_ms() - since > PROVED_MS)
+                tries = 0;
+        }
+        pthread_mutex_lock(&h->b->lock);
+        h->up = false;
+        pthread_mutex_unlock(&h->b->lock);
+        disconnect(h, stopping(h));
+        if (!stopping(h))
+            stay_out(h, r < 0 ? &err : NULL, tries++);
+    }
+    return NULL;
+}
+
+void ssh_host_start(struct ssh_host *h)
+{
+    unsigned slots = (unsigned)h->spec->slots;
+
+    h->wake_fd = event_new();
+    h->lane_ct = (slots + SSH_LANE_MACHINES - 1) / SSH_LANE_MACHINES;
+    h->lanes = xcalloc(h->lane_ct, sizeof(*h->lanes));
+    for (unsigned i = 0; i < h->lane_ct; i++)
+        h->lanes[i].child = (struct ssh_child)SSH_CHILD_INIT;
+    pthread_mutex_init(&h->talk, NULL);
+    ssh_lines_init(&h->lines);
+    snprintf(h->why, sizeof(h->why), "not connected yet");
+    if (strcmp(h->spec->mode, "direct") == 0)
+        configured_images(h);
+    h->thread = thread_start(host_main, h);
+}
+
+void ssh_host_stop(struct ssh_host *h)
+{
+    pthread_join(h->thread, NULL);
+    images_done(&h->images);
+    free(h->lanes);
+    free(h->said);
+    buf_free(&h->lines.in);
+    pthread_mutex_destroy(&h->talk);
+    close(h->wake_fd);
+}

@@ -1,0 +1,195 @@
+#ifndef MILONGA_SSH_PRIVATE_H
+#define MILONGA_SSH_PRIVATE_H
+
+/* Between ssh.c (machines, and which host gets them), ssh_host.c (a host's connection and its
+ * keeper) and ssh_command.c (what is run here and there).
+ *
+ * A host is reached by one or more masters (lanes): OpenSSH clients that carry up to 8 sessions
+ * each. The first lane's own session is the keeper, `hostdriver keep`: the host's lock, its lease
+ * and whatever is asked of it. Each machine is one more session, `hostdriver machine`, opened by a
+ * client that only passes its descriptors to the lane's master.
+ *
+ *            +-- lane 0: master --- keeper            hello, beat, list, images, reap
+ *   vmm -----+            \-------- machine ... (7)
+ *            +-- lane 1: master --- cat               (so that it is known to live)
+ *                         \-------- machine ... (7)
+ *
+ * Each host has a thread of its own that connects, beats and judges:
+ *
+ *   OUT --connect, put programs, hello, one machine as a proof--> UP --no answer, a master ends, or
+ *    ^                                                             |    machines fail in a row
+ *    +---------------- backoff with jitter, reason kept -----------+
+ */
+
+#include "services/vmm/machine.h"
+
+#include "base/buf.h"
+
+#include <pthread.h>
+
+#define SSH_LANE_MACHINES 7 /* and a session of the lane's own: 8, of sshd's 10 */
+
+/* ---- ssh_command.c ---- */
+
+/* A child with its pipes; -1 where there is none. */
+struct ssh_child {
+    pid_t pid;
+    int pidfd;
+    int in_fd, out_fd, err_fd; /* ours: non-blocking */
+};
+#define SSH_CHILD_INIT                                                                             \
+    {                                                                                              \
+        .pid = -1, .pidfd = -1, .in_fd = -1, .out_fd = -1, .err_fd = -1                            \
+    }
+
+int ssh_child_start(char *const *argv, struct ssh_child *ret, struct error *err);
+/* True when it has ended, and then it is reaped. */
+bool ssh_child_wait(struct ssh_child *c, int64_t deadline);
+/* Closes its pipes, gives it grace_ms to end by itself, then kills it. Reaped in any case. */
+void ssh_child_end(struct ssh_child *c, int64_t grace_ms);
+
+/* Lines that come from a descriptor. */
+struct ssh_lines {
+    struct buf in;
+    size_t taken;
+};
+void ssh_lines_init(struct ssh_lines *l);
+/* The next one without its newline, in *ret until the next call. -EPIPE at the end, -ETIMEDOUT,
+ * -ECANCELED. */
+int ssh_line(struct ssh_lines *l, int fd, int64_t deadline, int cancel_fd, char **ret);
+
+/* argv arrays that own their words. */
+struct ssh_words {
+    char **v; /* NULL-terminated */
+    size_t ct;
+};
+void ssh_word(struct ssh_words *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void ssh_words_done(struct ssh_words *w);
+
+struct ssh_host;
+/* The master of a lane, which runs `command` in a session of its own. */
+void ssh_master_words(const struct config *cfg, const struct config_ssh_host *spec,
+                      const char *control, const char *command, struct ssh_words *ret);
+/* A further session of it. Never goes another way when the master is gone. */
+void ssh_session_words(const struct config *cfg, const struct config_ssh_host *spec,
+                       const char *control, const char *command, struct ssh_words *ret);
+
+/* Appends " word", quoted for any shell. */
+void ssh_quote(struct buf *b, const char *word);
+/* What a login shell is given to become the side of the boot dialogue that is there. */
+char *ssh_boot_command(const char *dir);
+
+/* A program as it lies on a host. */
+struct ssh_program {
+    char *data;
+    size_t len;
+    char hex[65];
+    char name[64]; /* "hostdriver-0123456789abcdef" */
+};
+/* Reads `what` for a machine of that `uname -m` from beside our own autodriver. */
+int ssh_program_load(const struct config *cfg, const char *what, const char *arch,
+                     struct ssh_program *ret, struct error *err);
+void ssh_program_done(struct ssh_program *p);
+/* Puts it there, if it is not there yet. */
+int ssh_program_put(const struct ssh_program *p, const struct ssh_child *c, struct ssh_lines *lines,
+                    int64_t deadline, int cancel_fd, struct error *err);
+
+/* ---- ssh_host.c ---- */
+
+struct ssh_image {
+    char *name;
+    char *digest;
+};
+
+struct ssh_images {
+    struct ssh_image *list;
+    size_t ct;
+};
+
+struct ssh_lane {
+    struct ssh_child child;
+    char *control;     /* path of the master's socket */
+    unsigned sessions; /* machines; the backend's lock */
+};
+
+struct ssh_host {
+    const struct config_ssh_host *spec;
+    struct backend *b;
+    pthread_t thread;
+    unsigned number;
+    int wake_fd; /* eventfd */
+
+    /* the thread's own while it is OUT */
+    struct ssh_lane *lanes;
+    unsigned lane_ct;
+    char *said; /* the last that a master wrote to stderr */
+
+    pthread_mutex_t talk; /* one conversation with the keeper at a time */
+    struct ssh_lines lines;
+    bool open; /* the keeper may be spoken to */
+
+    /* the backend's lock */
+    bool up;
+    bool doomed;       /* its connection is to be given up, for `why` */
+    bool tried;        /* its first connection has come to something */
+    uint64_t life;     /* counts connections */
+    char why[480];     /* why it is out */
+    unsigned busy;     /* machines */
+    unsigned failures; /* of machines, in a row */
+    bool sudo;
+    char epoch[24];
+    char hostdriver[64], autodriver[64]; /* names in dir */
+    struct ssh_images images;
+    int64_t images_at; /* when an engine was asked for them */
+};
+
+struct ssh_waiter {
+    struct ssh_waiter *next;
+    int fd; /* eventfd */
+};
+
+struct backend {
+    const struct config *cfg;
+    char *sockets; /* directory of the masters' sockets */
+    char *id;      /* who we are to a host: deployment/vmm */
+    int lock_fd;
+    int stop_fd; /* eventfd, signalled once */
+    struct ssh_host *hosts;
+    size_t host_ct;
+
+    pthread_mutex_t lock;
+    pthread_cond_t tried; /* a host's first connection has come to something */
+    struct ssh_waiter *waiters;
+};
+
+/* Begins to connect. */
+void ssh_host_start(struct ssh_host *h);
+/* After stop_fd was signalled. */
+void ssh_host_stop(struct ssh_host *h);
+/* Asks the keeper; each() gets the lines of the answer but the last. `life` 0: whichever. */
+int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
+                 void (*each)(void *arg, const char *line), void *arg, int64_t deadline,
+                 struct error *err);
+/* Gives a connection up, if it is still that one. */
+void ssh_host_doom(struct ssh_host *h, uint64_t life, const char *why);
+/* Asks an engine for its images, when that is long ago. */
+int ssh_host_look_images(struct ssh_host *h, struct error *err);
+/* With the lock: whoever waits for room looks again. */
+void ssh_wake_waiters(struct backend *b);
+
+/* ---- ssh.c ---- */
+
+struct ssh_start {
+    struct ssh_host *host;
+    uint64_t life;
+    unsigned lane;
+    const char *control;
+};
+
+/* One machine on that host; no placing, no counting. For the proof that a host can make one. */
+int ssh_machine_make(const struct ssh_start *s, const struct machine_spec *spec, int64_t deadline,
+                     int cancel_fd, struct machine **ret, struct error *err);
+/* Ends it. False when it is not known to be gone. */
+bool ssh_machine_end(struct machine *m, int64_t deadline);
+
+#endif
