@@ -199,13 +199,12 @@ static void wait_for_end(struct machine *m)
         ;
 }
 
-static bool clean_up(struct machine *m, bool *ret_oom, uint64_t *ret_cpu_us, uint64_t *ret_peak)
+static bool clean_up(struct machine *m, bool *ret_oom)
 {
     bool clean = true;
     int status;
 
     if (m->group) {
-        cgroup_usage(m->group, ret_cpu_us, ret_peak);
         clean = cgroup_kill(m->group, clock_mono_ms() + WAIT_MS, NULL) == 0;
         *ret_oom = cgroup_oom(m->group);
     } else if (m->container.engine) {
@@ -231,7 +230,6 @@ int machine_main(const char *dir, char **args)
 {
     struct machine m = {.keeper = -1, .signals = take_signals()};
     struct error err = ERROR_INIT;
-    uint64_t cpu_us = 0, peak = 0;
     bool oom = false;
 
     int r = make(&m, dir, args, &err);
@@ -240,14 +238,12 @@ int machine_main(const char *dir, char **args)
         say("up", "");
         wait_for_end(&m);
     }
-    bool clean = clean_up(&m, &oom, &cpu_us, &peak);
+    bool clean = clean_up(&m, &oom);
     if (r < 0) {
         say("failed", err.msg);
         return 1;
     }
-    cleanup_free char *text =
-        xasprintf("oom=%d cpu_us=%llu peak_bytes=%llu clean=%d", oom, (unsigned long long)cpu_us,
-                  (unsigned long long)peak, clean);
+    cleanup_free char *text = xasprintf("oom=%d clean=%d", oom, clean);
     say("end", text);
     return 0;
 }

@@ -5,8 +5,9 @@
  *
  *   milonga: up                   the name is taken, the autodriver is starting
  *   milonga: failed WHY           it could not be made; nothing is left
- *   milonga: end oom=0|1 cpu_us=N peak_bytes=N clean=0|1
- *                                 it has ended; clean=1: nothing is left
+ *   milonga: end oom=0|1 clean=0|1
+ *                                 it has ended; oom=1: a process was killed at the memory limit;
+ *                                 clean=1: nothing is left
  *
  * It ends with the autodriver, with the keeper, or by SIGTERM, SIGINT, SIGHUP.
  *

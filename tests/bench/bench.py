@@ -263,6 +263,46 @@ def bench_docker(times=7, batch=24):
     report("docker: rate of a batch / bare calls", jobs / best, "x", 0.85, most=False)
 
 
+# ---- ssh: beside `ssh host true` over a master of the same host
+
+
+def bench_ssh(times=15):
+    from harness import hosts, image
+    if not hosts.usable():
+        print("ssh: needs root, unshare, ip, ssh and sshd, left out")
+        return
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="mbs", dir="/tmp"))
+    directory.chmod(0o755)
+    farm = hosts.Farm(directory / "farm", 1)
+    try:
+        host = farm.hosts[0]
+        ssh = ["ssh", "-F", "none", "-i", farm.key, "-o", f"UserKnownHostsFile={farm.known_hosts}", "-o", "BatchMode=yes",
+               "-o", f"ControlPath={directory}/c", f"root@{host.address}"]
+        master = subprocess.Popen([*ssh[:-1], "-o", "ControlMaster=yes", ssh[-1], "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        master.stdin.write(b"up\n")
+        master.stdin.flush()
+        master.stdout.readline()
+
+        def true():
+            subprocess.run([*ssh, "true"], check=True, stdin=subprocess.DEVNULL)
+        settings = {"driver": "ssh", "slots": "2", **farm.settings(f"slots=4 images={image.NAME}")}
+        with Installation(pool_size=1, **settings) as stack:
+            client = Client(stack)
+            warm = client.warm_job_ms(times)
+            [bare] = median_ms(times, true)
+        with Installation(pool_size=0, **settings) as stack:
+            [cold] = median_ms(times, Client(stack).job)
+        master.stdin.close()
+        master.wait(10)
+    finally:
+        farm.down()
+        shutil.rmtree(directory, ignore_errors=True)
+    report("ssh: bare ssh host true, over a master", bare, "ms")
+    report("ssh: cold job, addJob to feedback", cold, "ms")
+    report("ssh: warm job, addJob to feedback", warm, "ms")
+    report("ssh: warm job / bare ssh host true", warm / bare, "x", 1.3)
+
+
 # ---- addJob
 
 
@@ -293,7 +333,7 @@ def main():
     if sys.argv[1:2] == ["--bare-crun"]:
         bare_crun(sys.argv[2], int(sys.argv[3]))
         return 0
-    parts = {"oci": bench_oci, "docker": bench_docker, "add": bench_add}
+    parts = {"oci": bench_oci, "docker": bench_docker, "ssh": bench_ssh, "add": bench_add}
     for name in sys.argv[1:] or parts:
         parts[name]()
     return missed

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from harness import clean, engine as engine_module, image, notice  # noqa: E402
+from harness import clean, engine as engine_module, hosts, image, notice  # noqa: E402
 from harness.guard import guard  # noqa: E402
 from harness.receiver import Receiver  # noqa: E402
 from harness.stack import Stack  # noqa: E402
@@ -116,6 +116,21 @@ def podman():
 def engine(request):
     """Each engine that the docker driver is for."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def make_farm(work_dir):
+    """make_farm(3): that many hosts behind ssh."""
+    if not hosts.usable():
+        pytest.skip("needs root, unshare, ip, ssh and sshd")
+    farms = []
+
+    def make(count, **more):
+        farms.append(hosts.Farm(work_dir / f"farm{len(farms)}", count, **more))
+        return farms[-1]
+    yield make
+    for farm in farms:
+        farm.down()
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,22 @@ NORMAL = "Success: Autodriver returned normally"
 LIMIT = 1024000
 
 
-@pytest.fixture(scope="module", params=["oci", "docker", "podman"])
-def stack(request, make_stack):
-    settings = {"driver": "oci" if request.param == "oci" else "docker", "job_memory_mb": "128", "job_pids": "60"}
+@pytest.fixture(scope="module", params=["oci", "docker", "podman", "ssh"])
+def stack(request):
+    settings = {"driver": request.param, "job_memory_mb": "128", "job_pids": "60"}
+    farm = request.getfixturevalue("make_farm")(2) if request.param == "ssh" else None
+    make_stack = request.getfixturevalue("make_stack")  # it ends before the hosts do
     tar = image.tarball()
-    if request.param == "oci":
+    if farm:
+        s = make_stack(start=False, **{**settings, "slots": "0"}, **farm.settings(f"slots=2 images={image.NAME}"))
+        s.farm = farm
+    elif request.param == "oci":
         need("milonga")
         s = make_stack(start=False, oci_host_image="no", oci_host_image_alias="", **settings)
         s.import_image(tar)
     else:
         engine = request.getfixturevalue(request.param)
-        s = make_stack(start=False, docker_url=engine.url, **settings)
+        s = make_stack(start=False, docker_url=engine.url, **{**settings, "driver": "docker"})
         s.engine_url = engine.url
     s.start()
     yield s

@@ -45,7 +45,6 @@ struct ssh_machine {
     struct ssh_lines said;
     bool ended; /* its last word was heard: */
     bool oom, clean;
-    uint64_t cpu_us, peak_bytes;
 };
 
 /* ---- a machine's own word ---- */
@@ -70,18 +69,14 @@ static int next_word(struct ssh_machine *s, int64_t deadline, int cancel_fd, cha
 
 static void hear_end(struct ssh_machine *s, int64_t deadline)
 {
-    unsigned long long cpu = 0, peak = 0;
     int oom = 0, clean = 0;
     char *word = NULL;
 
     while (!s->ended && next_word(s, deadline, -1, NULL, &word) == 0)
-        if (sscanf(word, "end oom=%d cpu_us=%llu peak_bytes=%llu clean=%d", &oom, &cpu, &peak,
-                   &clean) == 4) {
+        if (sscanf(word, "end oom=%d clean=%d", &oom, &clean) == 2) {
             s->ended = true;
             s->oom = oom != 0;
             s->clean = clean != 0;
-            s->cpu_us = cpu;
-            s->peak_bytes = peak;
         }
 }
 
@@ -229,6 +224,14 @@ static bool has_image(const struct ssh_host *h, const char *digest)
     return false;
 }
 
+/* An engine's storage has a quota or not, and its client does not tell: so a bound of the job's own
+ * is no promise that such a host could keep. */
+static bool holds_disk(const struct ssh_host *h, const struct machine_shape *s)
+{
+    return strcmp(h->spec->mode, "direct") == 0 || s->disk_bytes == 0 ||
+           (int64_t)s->disk_bytes == h->b->cfg->job_disk_bytes;
+}
+
 /* Those on which it failed just now are the last to be tried again, in another call. */
 struct search {
     const struct machine_spec *spec;
@@ -247,7 +250,8 @@ static void search(struct backend *b, struct search *s)
         struct ssh_host *h = &b->hosts[i];
         unsigned slots = (unsigned)h->spec->slots;
 
-        if (!has_labels(h, s->spec) || !has_image(h, s->spec->shape.digest))
+        if (!has_labels(h, s->spec) || !has_image(h, s->spec->shape.digest) ||
+            !holds_disk(h, &s->spec->shape))
             continue;
         s->fits = true;
         if (!h->up || s->failed[i])
@@ -305,9 +309,11 @@ static int no_place(struct backend *b, const struct search *s, const struct erro
 
     if (!s->fits) {
         buf_free(&why);
-        return err_set(err, ERR_REFUSED, ENOENT,
-                       "no host of this worker has image %s and all the labels together",
-                       s->spec->shape.image);
+        return err_set(
+            err, ERR_REFUSED, ENOENT,
+            "no host of this worker has image %s, all the labels, and what holds the limits "
+            "that were asked for",
+            s->spec->shape.image);
     }
     if (last->code != 0) {
         if (err)
@@ -458,29 +464,14 @@ static void ssh_destroy(struct machine *m, int64_t deadline)
 }
 
 /* The hostdriver tells it when the machine has ended: so this ends it. */
-static bool ssh_oom_killed(struct machine *m)
+static enum machine_limit ssh_limit_hit(struct machine *m)
 {
     struct ssh_machine *s = m->priv;
 
     if (m->in_fd >= 0)
         close(TAKE_FD(m->in_fd));
     hear_end(s, clock_mono_ms() + END_MS);
-    return s->oom;
-}
-
-/* Known when it has ended; the autodriver has told its own figures. */
-static int ssh_usage(struct machine *m, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)
-{
-    struct ssh_machine *s = m->priv;
-
-    hear_end(s, 0);
-    if (!s->ended)
-        return -ENODATA;
-    if (ret_cpu_us)
-        *ret_cpu_us = s->cpu_us;
-    if (ret_peak_bytes)
-        *ret_peak_bytes = s->peak_bytes;
-    return 0;
+    return s->oom ? MACHINE_LIMIT_MEMORY : MACHINE_LIMIT_NONE;
 }
 
 static bool ssh_fits(struct machine *m, const struct machine_spec *spec)
@@ -711,8 +702,7 @@ const struct driver driver_ssh = {
     .initialize = ssh_initialize,
     .read = ssh_read,
     .destroy = ssh_destroy,
-    .oom_killed = ssh_oom_killed,
-    .usage = ssh_usage,
+    .limit_hit = ssh_limit_hit,
     .list = ssh_list,
     .reap = ssh_reap,
     .fits = ssh_fits,

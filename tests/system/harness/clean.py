@@ -82,6 +82,11 @@ def _containers(stack):
         yield from (f"container {line}" for line in done.stdout.splitlines())
 
 
+def _hosts(stack):
+    farm = getattr(stack, "farm", None)
+    return farm.leftovers(any(v.running() for v in stack.vmms)) if farm else []
+
+
 def leftovers(stack):
     return [*_groups(stack), *_mounts(stack.data), *_processes(stack), *_files(stack.data),
-            *_containers(stack)]
+            *_containers(stack), *_hosts(stack)]

@@ -4,15 +4,18 @@ namespaces, behind a bridge. They can be cut off, frozen, killed and booted agai
 Needs root, util-linux, iproute2 and openssh-server.
 """
 
+import itertools
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
 
-from .process import wait_for
+from .guard import guard
+from .process import plain_env, wait_for
 
 
+_numbers = itertools.count()
 LIMITS = ("memory", "pids", "cpu", "cpuacct", "cpu,cpuacct", "cpuacct,cpu")
 
 # $1 directory, $2 name, $3 address, $4 gateway, $5 its MAC address, rest: options of sshd
@@ -35,7 +38,14 @@ done
 mount -t tmpfs -o mode=755,size=32m tmpfs /var/lib
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=700 tmpfs /root  # no start-up files of this machine
-mkdir -p /run/sshd
+mkdir -p /run/sshd /run/accounts
+# the accounts that a host which was set up for Tango has
+cp /etc/passwd /etc/group /run/accounts
+grep -q ^autograde: /run/accounts/passwd || { echo 'autograde:x:1001:1001::/home/autograde:/bin/sh' >>/run/accounts/passwd
+    echo autograde:x:1001: >>/run/accounts/group; }
+for f in passwd group; do mount --bind /run/accounts/$f /etc/$f; done
+mount -t tmpfs -o mode=755 tmpfs /home
+mkdir /home/autograde
 hostname $NAME
 exec /usr/sbin/sshd -D -e -f /dev/null -h $D/host_key -o ListenAddress=$IP -o UsePAM=no -o PidFile=none \
     -o PasswordAuthentication=no -o KbdInteractiveAuthentication=no -o PermitRootLogin=prohibit-password -o UseDNS=no \
@@ -71,12 +81,15 @@ class Host:
         self.dir = farm.dir / self.name
         self.dir.mkdir()
         self.veth = f"{farm.bridge}-{number}"
-        self.group = f"{farm.bridge}h{number}"
+        self.group = f"mt{os.getpid()}{farm.letter}{number}"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", self.dir / "host_key"], check=True)
         shutil.copy(farm.dir / "key.pub", self.dir / "authorized_keys")
         self.child = None
 
     # ---- life ----
+
+    def tops(self):
+        return [p for pattern in (self.group, f"*/{self.group}") for p in pathlib.Path("/sys/fs/cgroup").glob(pattern)]
 
     def _enter_group(self):
         """Of the hierarchies that limits are taken from; in the others the host has what this machine has."""
@@ -92,7 +105,8 @@ class Host:
             self.child = subprocess.Popen(
                 ["unshare", "--cgroup", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "sh", "-c", INIT,
                  "host", self.dir, self.name, self.address, f"{self.farm.net}.1", self.farm.mac, *self.farm.sshd],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=self._enter_group)
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=self._enter_group,
+                env=plain_env())
         own = _namespace("self", "net")
         wait_for(f"{self.name} to have a network of its own", lambda: _namespace(self.child.pid, "net") not in (own, None))
         _ip("link", "add", self.veth, "type", "veth", "peer", "name", "eth0", "address", _mac(self.address), "netns", self.child.pid)
@@ -124,6 +138,19 @@ class Host:
 
     def link(self, state):
         _ip("link", "set", self.veth, state)
+
+    def rate(self, to_host=None, from_host=None):
+        """Bits a second as tc has them, such as "2mbit"; None: as fast as it goes."""
+        def here(*args):
+            return subprocess.run(["tc", *args], capture_output=True, text=True)
+
+        def there(*args):
+            return self.exec("tc", *args)
+        for tc, device, rate in ((here, self.veth, to_host), (there, "eth0", from_host)):
+            tc("qdisc", "del", "dev", device, "root")
+            if rate:
+                done = tc("qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
+                assert done.returncode == 0, done.stderr
 
     # ---- looking in ----
 
@@ -190,7 +217,7 @@ class Host:
 
     def groups(self):
         """Machines' control groups."""
-        return [str(p) for p in pathlib.Path("/sys/fs/cgroup").glob(f"**/{self.group}/milonga-host/*/*") if p.is_dir()]
+        return [str(p) for top in self.tops() for p in top.glob("milonga-host/*/*") if p.is_dir()]
 
     def leftovers(self, directory="/var/lib/milonga-host"):
         """What no machine and no vmm may leave: all but the programs and the locks."""
@@ -203,7 +230,7 @@ class Host:
                 [f"{self.name} mount {m}" for m in self.exec("cat", "/proc/1/mounts").stdout.splitlines() if directory in m])
 
     def remove_groups(self):
-        for base in pathlib.Path("/sys/fs/cgroup").glob(f"**/{self.group}"):
+        for base in self.tops():
             for d, _, _ in os.walk(base, topdown=False):
                 try:
                     os.rmdir(d)
@@ -217,14 +244,17 @@ class Farm:
     def __init__(self, directory, count, sshd=()):
         self.dir = directory
         self.dir.mkdir(exist_ok=True)
-        self.bridge = f"mh{os.getpid() % 100000}"
+        number = next(_numbers)
+        self.letter = "hijklmnopqrstu"[number % 14]
+        self.bridge = f"m{self.letter}{os.getpid() % 1000000}"
         self.mac = "02:5f:5f:5f:5f:02"
         # of the range for benchmarks (RFC 2544), which is never routed; another for each test run
-        self.net = f"198.18.{os.getpid() % 200 + 50}"
+        self.net = f"198.18.{(os.getpid() + number) % 200 + 50}"
         self.hosts = []
         self.sshd = [x for option in sshd for x in ("-o", option)]
         self.key, self.known_hosts = directory / "key", directory / "known_hosts"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "farm", "-f", self.key], check=True)
+        guard.command(plain_env(), "ip", "link", "del", self.bridge)
         try:
             self._up(count)
         except BaseException:
@@ -250,6 +280,11 @@ class Farm:
     def lines(self, options="", hosts=None):
         return "; ".join(f"{h.name} root@{h.address} {options}" for h in hosts or self.hosts)
 
+    def leftovers(self, keepers):
+        """Of all hosts; without the keepers of a vmm that is there."""
+        found = (x for h in self.hosts for x in h.leftovers())
+        return [x for x in found if not (keepers and "/hostdriver-" in x and " keep /" in x)]
+
     def settings(self, options="", hosts=None):
         return {"ssh_host": self.lines(options, hosts), "ssh_key": self.key, "ssh_known_hosts": self.known_hosts,
                 "ssh_config": "/dev/null"}
@@ -260,5 +295,4 @@ class Farm:
         _ip("link", "del", self.bridge, check=False)
         _ip("route", "del", "unreachable", f"{self.net}.0/24", "metric", "4000000000", check=False)
         for h in self.hosts:
-            wait_for(f"groups of {h.name} to go", lambda: h.remove_groups() or not list(
-                pathlib.Path("/sys/fs/cgroup").glob(f"**/{h.group}")), 5)
+            wait_for(f"groups of {h.name} to go", lambda h=h: h.remove_groups() or not h.tops(), 5)
