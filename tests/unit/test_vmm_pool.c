@@ -325,12 +325,29 @@ static void test_shape(void **state)
     end(p);
 }
 
+/* Who needs room gets a warm machine's, and it is not taken from the pool's count: its successor
+ * may wait for room, too. */
+static void test_yield(void **state)
+{
+    (void)state;
+    wish("a", "1", "b", "2");
+    struct pool *p = begin();
+    until(made_three);
+    for (int i = 0; i < 2000 && !one_gone(); i++) { /* the last may not have been put there yet */
+        pool_yield(p);
+        event_wait(-1, clock_mono_ms() + 1);
+    }
+    assert_true(one_gone());
+    until(made_four);
+    end(p);
+}
+
 static struct machine *take_kind(struct pool *p, bool network)
 {
-    struct machine_shape s = {.image = (char *)"a",
-                              .digest = (char *)"digest of a",
-                              .memory_mb = 1024,
-                              .network = network};
+    struct machine_spec s = {.shape = {.image = (char *)"a",
+                                       .digest = (char *)"digest of a",
+                                       .memory_mb = 1024,
+                                       .network = network}};
     return pool_take(p, &s);
 }
 
@@ -403,6 +420,7 @@ int main(void)
         cmocka_unit_test(test_slow_image_holds_up_no_other),
         cmocka_unit_test(test_stop_while_making),
         cmocka_unit_test(test_shape),
+        cmocka_unit_test(test_yield),
         cmocka_unit_test(test_both_networks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
