@@ -175,17 +175,18 @@ static int raise_limit(struct dispatcher *d, const char *run_id, const redisRepl
     rc = marks_read(d, &m, err);
     if (rc < 0)
         return rc;
+    /* Written by one that was deposed before Redis heard of it. Its generation may be in nobody's
+     * token, but neither is it ours to give. */
+    if (m.generation > g.generation) {
+        log_event(LOG_WARN_, "generation.skipped", "record", LOG_NUM(m.generation), "redis",
+                  LOG_NUM(g.generation), NULL);
+        return begin_new(d, run_id, meta, err);
+    }
     g.id_limit = (limit > g.id_next ? limit : g.id_next) + GENERATION_IDS_AHEAD;
     if (g.id_limit < m.high) /* a mark that was written and not told */
         g.id_limit = m.high;
     if (g.id_limit > GENERATION_ID_MAX)
         g.id_limit = GENERATION_ID_MAX;
-    if (m.generation > g.generation)
-        return err_set(
-            err, ERR_PERMANENT, EPROTO,
-            "the store's record says generation %lld, Redis %lld: is it shared with another "
-            "installation?",
-            (long long)m.generation, (long long)g.generation);
     rc = write_all_places(d, run_id, &m, &g, err);
     if (rc > 0)
         log_event(LOG_INFO_, "ids.raised", "id_limit", LOG_NUM(g.id_limit), NULL);

@@ -26,17 +26,23 @@
 #define REPORTS_MAX   1024
 #define FEEDBACK_MAX  (1024L * 1024 * 1024)
 
+/* A record as the script `outbox` gave it out. */
+struct item {
+    char id[24];
+    char sha256[SHA256_HEX + 1];
+    unsigned tries;
+};
+
 struct delivery {
     struct delivery *next;
-    char id[24];
-    unsigned tries;
+    struct item item;
     struct callback *callback;
 };
 
 /* What came of it, for Redis; kept while that is away. */
 struct report {
     struct report *next;
-    char id[24];
+    struct item item;
     const char *how;
     char text[200];
     int64_t due;
@@ -80,11 +86,12 @@ void outbox_look(struct outbox *o)
 
 /* ---- telling Redis ---- */
 
-static void report(struct outbox *o, const char *id, const char *how, const char *text, int64_t due)
+static void report(struct outbox *o, const struct item *item, const char *how, const char *text,
+                   int64_t due)
 {
     struct report *x = xcalloc(1, sizeof(*x));
 
-    snprintf(x->id, sizeof(x->id), "%s", id);
+    x->item = *item;
     snprintf(x->text, sizeof(x->text), "%s", text);
     x->how = how;
     x->due = due;
@@ -118,7 +125,7 @@ static void reports_send(struct outbox *o)
     while (o->reports) {
         struct report *x = o->reports;
         struct number due = number(x->due);
-        const char *argv[] = {NULL, x->id, x->how, x->text, due.text};
+        const char *argv[] = {NULL, x->item.id, x->how, x->text, due.text, x->item.sha256};
         struct error err = ERROR_INIT;
         cleanup_reply redisReply *r = NULL;
         int rc =
@@ -130,42 +137,43 @@ static void reports_send(struct outbox *o)
         if (rc < 0 && rc != -EPERM && rc != -EAGAIN && err.class == ERR_TEMPORARY)
             return;
         if (rc < 0 && err.class != ERR_TEMPORARY)
-            log_event(LOG_ERROR_, "callback.not_reported", "job", x->id, "reason", err.msg, NULL);
+            log_event(LOG_ERROR_, "callback.not_reported", "job", x->item.id, "reason", err.msg,
+                      NULL);
         report_drop(o);
     }
 }
 
-static void retry(struct outbox *o, const char *id, unsigned tries, const char *host,
+static void retry(struct outbox *o, const struct item *item, const char *host,
                   const struct callback_result *res)
 {
     const struct config *c = o->d->cfg;
-    int64_t wait = clock_backoff_ms(tries, RETRY_BASE_MS, c->callback_retry_cap_ms);
+    int64_t wait = clock_backoff_ms(item->tries, RETRY_BASE_MS, c->callback_retry_cap_ms);
 
     if (wait < res->retry_after_ms)
         wait = res->retry_after_ms;
-    if (tries + 1 >= (unsigned)c->callback_max_tries) {
-        log_event(LOG_ERROR_, "callback.given_up", "job", id, "host", host, "tries",
-                  LOG_NUM(tries + 1), "reason", res->text, NULL);
-        report(o, id, "failed", res->text, 0);
+    if (item->tries + 1 >= (unsigned)c->callback_max_tries) {
+        log_event(LOG_ERROR_, "callback.given_up", "job", item->id, "host", host, "tries",
+                  LOG_NUM(item->tries + 1), "reason", res->text, NULL);
+        report(o, item, "failed", res->text, 0);
         return;
     }
-    log_event(LOG_WARN_, "callback.retry", "job", id, "host", host, "tries", LOG_NUM(tries + 1),
-              "wait_ms", LOG_NUM(wait), "reason", res->text, NULL);
-    report(o, id, "retry", res->text, clock_wall_ms() + wait);
+    log_event(LOG_WARN_, "callback.retry", "job", item->id, "host", host, "tries",
+              LOG_NUM(item->tries + 1), "wait_ms", LOG_NUM(wait), "reason", res->text, NULL);
+    report(o, item, "retry", res->text, clock_wall_ms() + wait);
 }
 
-static void conclude(struct outbox *o, const char *id, unsigned tries, const char *host,
+static void conclude(struct outbox *o, const struct item *item, const char *host,
                      const struct callback_result *res)
 {
     if (res->how == CALLBACK_RETRY) {
-        retry(o, id, tries, host, res);
+        retry(o, item, host, res);
     } else if (res->how == CALLBACK_SENT) {
-        log_event(LOG_INFO_, "callback.sent", "job", id, "host", host, NULL);
-        report(o, id, "sent", res->text, 0);
+        log_event(LOG_INFO_, "callback.sent", "job", item->id, "host", host, NULL);
+        report(o, item, "sent", res->text, 0);
     } else {
-        log_event(LOG_ERROR_, "callback.failed", "job", id, "host", host, "reason", res->text,
+        log_event(LOG_ERROR_, "callback.failed", "job", item->id, "host", host, "reason", res->text,
                   NULL);
-        report(o, id, "failed", res->text, 0);
+        report(o, item, "failed", res->text, 0);
     }
 }
 
@@ -220,31 +228,32 @@ static int prepare(struct outbox *o, const redisReply *e, struct callback **ret,
 static bool in_hand(const struct outbox *o, const char *id)
 {
     for (const struct delivery *x = o->deliveries; x; x = x->next)
-        if (strcmp(x->id, id) == 0)
+        if (strcmp(x->item.id, id) == 0)
             return true;
     for (const struct report *x = o->reports; x; x = x->next)
-        if (strcmp(x->id, id) == 0)
+        if (strcmp(x->item.id, id) == 0)
             return true;
     return false;
 }
 
 static void begin(struct outbox *o, const redisReply *e)
 {
-    unsigned tries = (unsigned)reply_num(e, 3);
+    struct item item = {.tries = (unsigned)reply_num(e, 3)};
     struct error err = ERROR_INIT;
     struct callback *c;
     struct delivery *x;
 
+    snprintf(item.id, sizeof(item.id), "%s", reply_str(e, 0));
+    snprintf(item.sha256, sizeof(item.sha256), "%s", reply_str(e, 2));
     if (prepare(o, e, &c, &err) < 0) {
         struct callback_result res = {.how = err.class == ERR_TEMPORARY ? CALLBACK_RETRY
                                                                         : CALLBACK_FAILED};
         snprintf(res.text, sizeof(res.text), "%.199s", err.msg);
-        conclude(o, reply_str(e, 0), tries, "", &res);
+        conclude(o, &item, "", &res);
         return;
     }
     x = xcalloc(1, sizeof(*x));
-    snprintf(x->id, sizeof(x->id), "%s", reply_str(e, 0));
-    x->tries = tries;
+    x->item = item;
     x->callback = c;
     x->next = o->deliveries;
     o->deliveries = x;
@@ -320,7 +329,7 @@ static void ended(struct outbox *o, CURL *easy, CURLcode rc)
         curl_multi_add_handle(o->multi, easy);
         return;
     }
-    conclude(o, x->id, x->tries, callback_host(x->callback), &res);
+    conclude(o, &x->item, callback_host(x->callback), &res);
     delivery_free(o, x);
     o->look_at = 0; /* there is room */
 }
@@ -358,7 +367,7 @@ static void stop(struct outbox *o)
     }
     while (o->deliveries) {
         struct delivery *x = o->deliveries;
-        report(o, x->id, "release", "", clock_wall_ms());
+        report(o, &x->item, "release", "", clock_wall_ms());
         curl_multi_remove_handle(o->multi, callback_handle(x->callback, x));
         delivery_free(o, x);
     }

@@ -338,6 +338,19 @@ def test_a_mark_that_an_ex_leader_writes_late_changes_nothing(rig, late):
     assert left == [f"ids-{rig.get('meta', 'gen')}-{rig.get('meta', 'id_limit')}"] and d.poll() is None
 
 
+def test_a_generation_that_an_ex_leader_did_not_tell_is_passed_over(rig):
+    """It read the marks, was stopped, wrote a generation more, and was deposed before it could tell Redis: ids go on."""
+    rig.dispatcher()
+    wait_for(rig.led)
+    first = rig.accept()
+    with open(f"{rig.dir}/data/store/meta/ids-2-3000", "w", encoding="utf-8") as f:
+        f.write("2 3000")
+    rig.redis.hset(rig.key("meta"), "id_limit", first + 2)  # nearly used up
+    rig.redis.publish(rig.key("wake"), "")
+    wait_for(lambda: rig.get("meta", "gen") == "3")
+    assert rig.accept() > first and int(rig.get("meta", "id_limit")) > 3000
+
+
 def test_jobs_are_closed_while_ids_can_not_be_kept(rig):
     rig.dispatcher(queue_max_age_s=3)
     wait_for(rig.led)

@@ -258,6 +258,18 @@ def test_outbox(rig, fence):
     assert rig.get("stats", "callbacks_sent") == "1" and not rig.redis.exists(rig.key(f"ob:{job}"))
 
 
+def test_outbox_done_ends_only_what_was_sent(rig, fence):
+    """Redis came back older while the callback was under way, and the job has been done again with other feedback."""
+    job = rig.accept(callback="http://x/")
+    rig.eval("dispatcher", "close", fence, job, now(), "infrastructure", "a" * 64, 9, "msg")
+    done = lambda how, sha: rig.eval("dispatcher", "outbox_done", fence, job, how, "status 204", 0, sha)
+    for how in ("sent", "failed", "retry", "release"):
+        assert done(how, "b" * 64) == [b"moved"]
+    assert rig.redis.zscore(rig.key("outbox"), job) is not None and rig.get(f"ob:{job}", "tries") == "0"
+    assert done("sent", "a" * 64) == [b"ok"]
+    assert rig.redis.zscore(rig.key("outbox"), job) is None
+
+
 def test_outbox_of_a_dispatcher_that_died_is_the_next_ones_at_once(rig, fence):
     job, later = (rig.accept(callback="http://x/") for _ in range(2))
     for x in (job, later):
