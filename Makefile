@@ -47,7 +47,7 @@ TELL      := -DMILONGA_VERSION='"$(VERSION)"'
 $(call obj,$(VERSIONED)) $(patsubst %.c,$(B)/fuzz/obj/%.o,$(VERSIONED)): CPPFLAGS += $(TELL)
 
 .SECONDARY:
-.PHONY: all deps run test check system points guards chaos fuzz bench lint format install clean help
+.PHONY: all deps run test check system points guards chaos fuzz model bench lint format install clean help
 all: $(PROGRAMS) ## build everything (default)
 
 $(B)/obj/%.o: %.c | $(LUA_INC)
@@ -129,6 +129,8 @@ guards: ## builds with one guard taken out each, which the judge has to notice
 	MILONGA_BUILD=$(abspath $(B))/crash CC="$(CC)" $(PYTHON) tests/chaos/guards.py
 chaos: all ## services under load and faults for MINUTES by the plan of SEED; DRIVER=null|oci|docker
 	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) tests/chaos/chaos.py $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),1) --driver $(or $(DRIVER),null) $(CHAOS_ARGS)
+model: ## the protocol's model, whole and without each of its guards (docs/model.md)
+	tests/model/run $(MODEL_ARGS)
 fuzz: $(FUZZERS) ## each fuzzer for FUZZ_SECONDS
 	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "$$f: $(FUZZ_SECONDS) s"; \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=$$f. $$f.corpus >$$f.log 2>&1 || \
