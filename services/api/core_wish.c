@@ -146,8 +146,6 @@ static void wait_late(void *p)
     w->timer = NULL;
     if (w->kind == WAIT_BUILD)
         snprintf(why, sizeof(why), "the image is not built yet; ask again");
-    else if (w->vmms == 0)
-        snprintf(why, sizeof(why), "no worker is up; the wish stands");
     else
         snprintf(why, sizeof(why), "%u of %u machines are ready; the wish stands, ask again",
                  w->total, w->n);
@@ -211,7 +209,11 @@ static void pool_looked(void *arg, const struct core_answer *a)
     w->vmms = (unsigned)a->slots;
     /* Machines that are at work can not be taken away, so more of them than wished is no obstacle.
      */
-    if (w->vmms && total >= w->n && idle <= w->n)
+    if (!w->vmms)
+        wait_over(w, CORE_LATE,
+                  "no worker is up to make machines: start milonga-vmm; the wish stands and is "
+                  "fulfilled then");
+    else if (total >= w->n && idle <= w->n)
         wait_over(w, CORE_OK, "");
     else
         check_next(w);
@@ -304,6 +306,10 @@ static void build_wished(void *op, const char *status, redisReply *r, const char
         wait_over(w, CORE_FAILED, why);
     else if (strncmp(core_text(r, 1), "done ", 5) == 0)
         wait_over(w, CORE_OK, "");
+    else if (strcmp(core_text(r, 2), "0") == 0)
+        wait_over(
+            w, CORE_LATE,
+            "no worker is up to build it: start milonga-vmm; the image is kept and built then");
     else
         wait_begin(w);
 }

@@ -1,5 +1,5 @@
 #!lua
--- ARGV: image name, sha256 of the archive, now. "ok" and the build's text. The same wish again is the same wish, until it failed or
+-- ARGV: image name, sha256 of the archive, now. "ok", the build's text and how many vmms are up. The same wish again is the same wish, until it failed or
 -- the image is gone again.
 local now = call('HGET', P .. 'build', ARGV[1])
 local state, sha
@@ -10,9 +10,11 @@ if not same then
   call('HSET', P .. 'build', ARGV[1], now)
 end
 call('ZADD', P .. 'builds_at', ARGV[3], ARGV[1])
-if not same or state == 'wanted' then
-  for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do
-    if call('HGET', P .. 'vmm:' .. v, 'state') == 'up' then call('PUBLISH', P .. 'v:' .. v, 'b') end
+local up = 0
+for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do
+  if call('HGET', P .. 'vmm:' .. v, 'state') == 'up' then
+    up = up + 1
+    if not same or state == 'wanted' then call('PUBLISH', P .. 'v:' .. v, 'b') end
   end
 end
-return {'ok', now}
+return {'ok', now, tostring(up)}
