@@ -1,8 +1,10 @@
 /* A round of the collector takes what neither the survey before nor the present one has seen:
  * between them lies a round's time, so that a request that read a lab before the first and makes
- * its job after the second is no danger. After Redis has lost its past (a new generation), or this
- * dispatcher has just begun to lead, nothing is collected for long: if somebody brings back a
- * backup, its files are still there. */
+ * its job after the second is no danger. What is named anew after the present survey began was
+ * written or asked for since, so its age spares it, until that survey is as old as the grace: a
+ * collector that was paused for so long takes nothing more. After Redis has lost its past (a new
+ * generation), or this dispatcher has just begun to lead, nothing is collected for long: if
+ * somebody brings back a backup, its files are still there. */
 
 #include "services/dispatcher/retain.h"
 
@@ -41,6 +43,8 @@ struct retain {
     struct keepset before, now; /* surveys */
     bool before_good;
     int64_t survey_at; /* mono */
+    int64_t began;     /* mono: of the survey `now` */
+    unsigned cursor;   /* where the collector goes on, also in another round */
     int64_t offset;    /* of the dead that wait for their callback */
 };
 
@@ -168,11 +172,18 @@ static int forget(struct retain *t, struct error *err)
 
 /* ---- the store ---- */
 
+static bool survey_is_old(const struct retain *t)
+{
+    return clock_mono_ms() - t->began >= t->d->cfg->collect_grace_s * 1000;
+}
+
 static int keep(void *arg, const char *sha256)
 {
     const struct retain *t = arg;
     size_t len = strlen(sha256);
 
+    if (survey_is_old(t))
+        return 1;
     return keepset_has(&t->now, sha256, len) || keepset_has(&t->before, sha256, len);
 }
 
@@ -195,7 +206,6 @@ static int settled(struct retain *t, struct error *err)
 
 static int collect(struct retain *t, struct error *err)
 {
-    unsigned cursor = 0;
     long long removed = 0;
 
     do {
@@ -203,14 +213,14 @@ static int collect(struct retain *t, struct error *err)
 
         if (!lead_is_ours(t->d->lead))
             return err_set(err, ERR_TEMPORARY, EPERM, "not the active dispatcher any more");
-        n = store_collect(t->d->store, keep, t, t->d->cfg->collect_grace_s, STORE_SLICE, &cursor,
+        n = store_collect(t->d->store, keep, t, t->d->cfg->collect_grace_s, STORE_SLICE, &t->cursor,
                           err);
         if (n < 0)
             return n;
         removed += n;
-        if (cursor != 0 && !bell_pause(&t->bell, STORE_PAUSE_MS))
+        if (t->cursor != 0 && !bell_pause(&t->bell, STORE_PAUSE_MS))
             return 0;
-    } while (cursor != 0);
+    } while (t->cursor != 0 && !survey_is_old(t));
     log_event(LOG_INFO_, "store.collected", "removed", LOG_NUM(removed), "kept", LOG_NUM(t->now.ct),
               NULL);
     return 0;
@@ -224,6 +234,7 @@ static int round_of_store(struct retain *t, struct error *err)
         t->before_good = false;
         return rc;
     }
+    t->began = clock_mono_ms();
     rc = survey_run(t->d, &t->bell, &t->now, err);
     if (rc == 0 && t->before_good)
         rc = collect(t, err);

@@ -368,7 +368,7 @@ def test_jobs_are_closed_while_ids_can_not_be_kept(rig):
 
 def test_the_store_keeps_what_something_names(rig):
     """Files of a lab and of a live job, feedback and archives stay; what nothing names goes, after its grace."""
-    d = rig.dispatcher(collect_interval_s=1, collect_grace_s=1, collect_quiet_s=0)
+    d = rig.dispatcher(collect_interval_s=1, collect_grace_s=3, collect_quiet_s=0)
     wait_for(rig.led)
     v = Vmm(rig)
     stop = beating(v)
@@ -389,6 +389,27 @@ def test_the_store_keeps_what_something_names(rig):
     time.sleep(2.5)
     assert there() == {"live", "feedback", "archive"} and d.poll() is None
     stop.set()
+
+
+def test_a_collector_that_was_paused_takes_nothing_by_what_it_knew_then(rig):
+    """It is stopped in the middle of a store that takes a while; meanwhile a lab names what it is about to remove."""
+    d = rig.dispatcher(collect_interval_s=1, collect_grace_s=3, collect_quiet_s=0)
+    wait_for(rig.led)
+    sha = [put(rig, b"file %d" % i) for i in range(3000)]
+    path = lambda s: f"{rig.dir}/data/store/blobs/{s[:2]}/{s}"
+    left = lambda: [s for s in sha if os.path.exists(path(s))]
+    wait_for(lambda: len(left()) < 3000, 30, 0.02)
+    d.send_signal(signal.SIGSTOP)
+    stays = left()
+    assert len(stays) > 500
+    rig.eval("api", "lab_open", "main", "lab", int(time.time() * 1000), 10, 10, 0)
+    for i, s in enumerate(stays):
+        os.utime(path(s))  # as the upload of what is there already does
+        rig.eval("api", "lab_put", "main", "lab", f"f{i}", f"{s} {'0' * 32} 3", 10000, int(time.time() * 1000))
+    time.sleep(4)  # beyond their grace
+    d.send_signal(signal.SIGCONT)
+    wait_for(lambda: rig.log(d).count("store.collected") >= 2, 30, 0.1)
+    assert left() == stays
 
 
 def test_a_callback_that_waits_too_long_is_given_up_loudly(rig):
