@@ -6,6 +6,9 @@ SANITIZE ?=
 comma    := ,
 BUILD    ?= build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))$(if $(CRASHPOINTS),/crash)
 PREFIX   ?= /usr/local
+# systemd looks in /usr/local/lib too, and for users in /usr/lib only
+UNITDIR     ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
 B        := $(BUILD)
 Q        := $(if $(V),,@)
 
@@ -143,11 +146,16 @@ format: ## rewrite all C as .clang-format says
 	find libshared services autodriver hostdriver client tests -name '*.[ch]' | xargs clang-format -i
 install: all ## to DESTDIR and PREFIX; the autodriver lies beside the vmm
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/milonga $(DESTDIR)$(PREFIX)/share/doc/milonga $(DESTDIR)/etc/milonga
-	install $(B)/milonga $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR)
+	install $(B)/milonga tools/milonga-from-tango $(DESTDIR)$(PREFIX)/bin
 	install $(patsubst %,$(B)/milonga-%,$(SERVICES)) $(B)/autodriver $(B)/hostdriver $(DESTDIR)$(PREFIX)/libexec/milonga
-	install -D -m 644 docs/man/milonga.1 $(DESTDIR)$(PREFIX)/share/man/man1/milonga.1
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -D -m 644 contrib/completion/milonga.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/milonga
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/milonga
+	for u in packaging/systemd/milonga*.service packaging/systemd/milonga*.socket packaging/systemd/milonga.target; do \
+	  sed 's,@LIBEXECDIR@,$(PREFIX)/libexec/milonga,' $$u >$(DESTDIR)$(UNITDIR)/$${u##*/} && chmod 644 $(DESTDIR)$(UNITDIR)/$${u##*/} || exit 1; done
+	install -m 644 packaging/systemd/milonga.sysusers $(DESTDIR)$(SYSUSERSDIR)/milonga.conf
 	[ -e $(DESTDIR)/etc/milonga/milonga.conf ] || install -m 600 milonga.conf $(DESTDIR)/etc/milonga
 clean: ## remove BUILD
 	rm -rf $(B)
