@@ -223,7 +223,7 @@ def run(args, directory):
     try:
         if driver == "docker":
             (directory / "e").mkdir()
-            engine = engine_module.Engine(directory / "e").start()
+            engine = engine_module.Dockerd(directory / "e").start()
             engine.load(image.tarball())
             settings["docker_url"] = engine.url
         stack = rig.Stack(directory, driver=driver, apis=2, dispatchers=2, vmms=2, **settings)

@@ -358,7 +358,7 @@ def one(args):
     try:
         if args.driver == "docker":
             (directory / "e").mkdir()
-            engine = engine_module.Engine(directory / "e").start()
+            engine = engine_module.Dockerd(directory / "e").start()
             engine.load(image.tarball())
         loop = Loop(directory, args.driver, engine, patience=args.patience)
         points = loop.record()
