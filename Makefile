@@ -1,6 +1,6 @@
 # Milonga. `make help` lists the targets. Knobs: CC= SANITIZE=address,undefined DEVELOPER=1 V=1 BUILD= PREFIX= DESTDIR=
 # CRASHPOINTS=1: processes that die at a named point (tests/chaos), in build/crash   chaos: SEED= MINUTES= DRIVER=
-# run: ONCE=1 PORT= DATA_DIR= DRIVER=oci|docker RESTFUL_KEY=   system: PYTEST_ARGS=   fuzz: FUZZ_SECONDS=   bench: BENCH_ARGS=
+# run: ONCE=1 PORT= DATA_DIR= DRIVER=oci|docker IMAGE= RESTFUL_KEY=   system: PYTEST_ARGS=   fuzz: FUZZ_SECONDS=   bench: BENCH_ARGS=
 CC       ?= gcc
 SANITIZE ?=
 comma    := ,

@@ -13,7 +13,7 @@ import pytest
 
 from harness.process import wait_for
 
-pytestmark = [pytest.mark.fast, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 STEPS = json.loads((pathlib.Path(__file__).parent / "golden" / "tango.json").read_text())
 TIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d \d{4}")
@@ -72,6 +72,15 @@ class Replay:
         elif name == "10-partial-finished":
             self.tango.wait_dead(self.ids["10-addjob-slow"])
 
+    # An engine's image has a name with its tag, which Tango did not know and a job may say here (docs/tango.md); asked of
+    # an engine is therefore a tag that it has not.
+    TAG, OTHER_TAG = "autograding_image:latest", "autograding_image:nosuch"
+
+    def translate(self, text, there=True):
+        if self.stack.driver == "oci":
+            return text
+        return text.replace(self.TAG, self.OTHER_TAG) if there else text.replace(self.OTHER_TAG, self.TAG)
+
     def ask(self, step):
         name, path, headers = step["name"], step["path"], dict(step.get("headers", {}))
         self.before(name)
@@ -79,10 +88,11 @@ class Replay:
             path = f"/getPartialOutput/test/{self.ids['10-addjob-slow']}/"
         body = step.get("body")
         if body is not None:
-            body = body.replace("http://127.0.0.1:3999", self.receiver.url).replace("sleep 6", "sleep 2").encode()
+            body = self.translate(body).replace("http://127.0.0.1:3999", self.receiver.url).replace("sleep 6", "sleep 2").encode()
             headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
         status, got, data = self.tango.raw(step["method"], path, body, headers)
         answer = {"status": status}
+        data = self.translate(data.decode("latin-1"), there=False).encode("latin-1")
         if "content-type" in got:
             answer["type"] = got["content-type"]
         answer["etag"] = "etag" in got
@@ -99,10 +109,17 @@ class Replay:
         return answer
 
 
-@pytest.fixture(scope="module")
-def replay(make_stack, receiver):
-    stack = make_stack(driver="oci", dup_window_ms="0")
-    return Replay(stack, receiver)
+@pytest.fixture(scope="module", params=[
+    pytest.param("oci", marks=pytest.mark.fast), pytest.param("docker", marks=pytest.mark.slow),
+    pytest.param("podman", marks=pytest.mark.slow)])
+def replay(request, make_stack, receiver):
+    """Tango's own answers came from Docker; what a client sees does not depend on it."""
+    if request.param == "oci":
+        return Replay(make_stack(driver="oci", dup_window_ms="0"), receiver)
+    engine = request.getfixturevalue(request.param)
+    stack = make_stack(start=False, driver="docker", dup_window_ms="0", wish_wait_ms="25s", docker_url=engine.url)
+    stack.engine_url = engine.url
+    return Replay(stack.start(), receiver)
 
 
 @pytest.mark.parametrize("step", STEPS, ids=[s["name"] for s in STEPS])
@@ -114,6 +131,8 @@ def test_same_answer(replay, step):
 
 
 def test_callback_of_the_replay(replay):
-    call = replay.receiver.wait("/cb/path?x=1")[0]
+    feedback = replay.tango.poll("gold", "hello.out")
+    # the receiver is the other backends' too
+    call = wait_for("the feedback in a callback", lambda: next(
+        (c for c in replay.receiver.wait("/cb/path?x=1") if c.content == feedback), None))
     assert call.name == "hello.out"
-    assert call.content == replay.tango.poll("gold", "hello.out")

@@ -187,7 +187,7 @@ static json_t *ulimits(void)
                      "Soft", 0, "Hard", 0);
 }
 
-static json_t *host_config(const struct backend *b, const struct machine_shape *s)
+static json_t *host_config(const struct backend *b, const struct machine_shape *s, bool quota)
 {
     json_t *h =
         json_pack("{s:[s], s:s, s:[s], s:[s,s,s,s,s,s], s:[s], s:b, s:b, s:s, s:{s:s}, s:o}", //
@@ -211,7 +211,7 @@ static json_t *host_config(const struct backend *b, const struct machine_shape *
     }
     if (s->pids > 0)
         json_object_set_new(h, "PidsLimit", json_integer((json_int_t)s->pids + OWN_PIDS));
-    if (s->disk_bytes > 0 && !b->no_quota) {
+    if (quota) {
         char size[32];
         snprintf(size, sizeof(size), "%llu", (unsigned long long)s->disk_bytes);
         json_object_set_new(h, "StorageOpt", json_pack("{s:s}", "size", size));
@@ -219,7 +219,7 @@ static json_t *host_config(const struct backend *b, const struct machine_shape *
     return h;
 }
 
-static json_t *container(const struct backend *b, const struct machine_spec *spec)
+static json_t *container(const struct backend *b, const struct machine_spec *spec, bool quota)
 {
     /* An image's own health check would run inside the machine, beside the job. */
     return json_pack("{s:s, s:s, s:[s,s], s:[], s:b, s:b, s:b, s:b, s:b, s:b, s:{s:[s]}, "
@@ -231,7 +231,7 @@ static json_t *container(const struct backend *b, const struct machine_spec *spe
                      "Healthcheck", "Test", "NONE",                                       //
                      "Labels", LABEL_DEPLOYMENT, b->cfg->deployment, LABEL_VMM,           //
                      b->cfg->vmm_name, LABEL_MACHINE, spec->name,                         //
-                     "HostConfig", host_config(b, &spec->shape));
+                     "HostConfig", host_config(b, &spec->shape, quota));
 }
 
 /* ---- removing ---- */
@@ -363,7 +363,9 @@ static int create_once(struct backend *b, const struct machine_spec *spec, int64
                        int cancel_fd, char ret_id[80], enum created *ret_how, struct error *err)
 {
     cleanup_free char *path = xasprintf("/containers/create?name=%s", spec->name);
-    json_t *json = container(b, spec);
+    /* decided once: another slot may learn meanwhile that there are none */
+    bool quota = spec->shape.disk_bytes > 0 && !b->no_quota;
+    json_t *json = container(b, spec, quota);
     struct engine_call c = {.method = "POST",
                             .path = path,
                             .json = json,
@@ -395,7 +397,7 @@ static int create_once(struct backend *b, const struct machine_spec *spec, int64
         json_decref(doc);
     } else if (r.status == 409 || (r.status == 500 && strstr(text, "already in use"))) {
         *ret_how = NAME_TAKEN; /* Podman's is the 500 */
-    } else if (spec->shape.disk_bytes > 0 && !b->no_quota && strcasestr(text, "storage")) {
+    } else if (quota && strcasestr(text, "storage")) {
         *ret_how = NO_QUOTA;
     } else {
         rc = engine_refusal(&r, err, "create %s", spec->name);

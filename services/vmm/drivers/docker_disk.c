@@ -20,11 +20,9 @@
  * time between two looks, and a file that is open but has no name is not counted. There is no event
  * to wait for; a sample a second is the timer of invariant 8. */
 
-#define SAMPLE_MS 1000
-#define SAMPLE_SHARE                                                                               \
-    5 /* of the time, at most one part in so many is spent looking at a machine                    \
-       */
+#define SAMPLE_MS     1000
 #define SAMPLE_MAX_MS 10000
+#define SAMPLE_SHARE  5 /* between two looks at a machine passes so many times what one took */
 #define ASK_MS        10000
 
 struct disk_entry {
