@@ -36,7 +36,7 @@ HOSTDRIVER_SRC := $(wildcard hostdriver/*.c) $(patsubst %,libshared/base/%.c,buf
 UNIT_SRC       := $(wildcard tests/unit/test_*.c)
 FUZZ_SRC       := $(wildcard tests/fuzz/fuzz_*.c)
 LUA            := $(foreach s,$(SERVICES),$(wildcard services/$(s)/lua/*.lua))
-LUA_INC        := $(patsubst services/%.lua,$(B)/gen/%.inc,$(LUA))
+LUA_INC        := $(patsubst services/%.lua,$(B)/gen/%.inc,$(LUA)) $(B)/gen/api/openapi.inc
 
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB      := $(B)/libshared.a
@@ -60,6 +60,10 @@ $(B)/obj/%.o: %.c | $(LUA_INC)
 $(B)/gen/%.inc: services/%.lua libshared/lua/prelude.lua
 	@mkdir -p $(@D)
 	$(Q){ sed -n '1{/^#!lua/p}' $<; cat libshared/lua/prelude.lua; sed '1{/^#!lua/d}' $<; } | sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' > $@
+# a C string of lines
+$(B)/gen/api/openapi.inc: docs/openapi.yaml
+	@mkdir -p $(@D)
+	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $< > $@
 $(LIB): $(call obj,$(LIB_SRC))
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^

@@ -81,7 +81,7 @@ const struct config_key config_keys[] = {
     TEXT(deployment, "", "our label on machines, whose orphans are ours to remove; empty: prefix"),
 
     GROUP("API"),
-    SECRET(keys, "test", "who may call: tenant:key, tenant:key; a bare key is tenant main"),
+    SECRET(keys, "test", "who may call: tenant:key, tenant/scope:key; a bare key is tenant main"),
     TEXT(listen_host, "0.0.0.0", "address to listen on"),
     INT(port, "3000", 1, 65535, "port to listen on"),
     INT(api_threads, "2", 1, 256, "event loops"),

@@ -20,9 +20,13 @@
 #include <stdint.h>
 #include <stdio.h>
 
+/* What a key may do: look; also submit, upload, wish; also operate the workers. */
+enum config_scope { SCOPE_READ = 1, SCOPE_WRITE, SCOPE_ADMIN };
+
 struct config_key_entry { /* a key of a frontend */
     char *tenant;
     char *key;
+    enum config_scope scope;
 };
 
 /* A line of ssh_host; texts are "" where nothing was said. */
@@ -56,7 +60,7 @@ struct config {
                          remove */
 
     /* api */
-    char *keys;                        /* "tenant:key, tenant:key"; a bare key is tenant "main" */
+    char *keys; /* "tenant:key, tenant/scope:key"; a bare key is tenant "main" */
     struct config_key_entry *key_list; /* parsed from keys */
     size_t key_ct;
     char *listen_host;            /* 0.0.0.0 */

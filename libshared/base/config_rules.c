@@ -310,9 +310,44 @@ static void check_forms(struct config_load *l)
 
 /* ---- keys of frontends ---- */
 
+/* Takes "/scope" off a tenant; 0 when none is given, -1 when it is none. */
+static int take_scope(const char *tenant, size_t *len)
+{
+    static const char *const names[] = {"read", "write", "admin"};
+    const char *slash = memchr(tenant, '/', *len);
+    size_t name_len;
+
+    if (!slash)
+        return 0;
+    name_len = *len - (size_t)(slash + 1 - tenant);
+    *len = (size_t)(slash - tenant);
+    for (int i = 0; i < 3; i++)
+        if (strlen(names[i]) == name_len && memcmp(names[i], slash + 1, name_len) == 0)
+            return SCOPE_READ + i;
+    return -1;
+}
+
+/* Whoever is alone here operates it, too; with several tenants, an operator is named. */
+static void default_scopes(struct config *c)
+{
+    enum config_scope scope = SCOPE_ADMIN;
+
+    for (size_t i = 1; i < c->key_ct; i++)
+        if (strcmp(c->key_list[i].tenant, c->key_list[0].tenant) != 0)
+            scope = SCOPE_WRITE;
+    for (size_t i = 0; i < c->key_ct; i++)
+        if (!c->key_list[i].scope)
+            c->key_list[i].scope = scope;
+}
+
 static const char *add_key(struct config *c, const char *tenant, size_t tenant_len,
                            const char *text, size_t len)
 {
+    int scope = take_scope(tenant, &tenant_len);
+
+    if (scope < 0)
+        return "names a scope that is none; write tenant/read:key, tenant/write:key or "
+               "tenant/admin:key";
     if (name_check_tenant(tenant, tenant_len))
         return "names a tenant that is not of a-z, 0-9 and _ (32 at most); write tenant:key";
     if (len == 0)
@@ -326,6 +361,7 @@ static const char *add_key(struct config *c, const char *tenant, size_t tenant_l
     c->key_list = xrealloc(c->key_list, (c->key_ct + 1) * sizeof(*c->key_list));
     c->key_list[c->key_ct].tenant = xstrndup(tenant, tenant_len);
     c->key_list[c->key_ct].key = xstrndup(text, len);
+    c->key_list[c->key_ct].scope = (enum config_scope)scope;
     c->key_ct++;
     return NULL;
 }
@@ -362,6 +398,7 @@ static void parse_keys(struct config_load *l)
         if (!wrong && l->config->key_ct == 0)
             wrong = "is empty; give at least one key";
     }
+    default_scopes(l->config);
     if (wrong) {
         config_problem(l, key, origin, NULL, "%s", wrong);
         origin->bad = true;

@@ -13,6 +13,52 @@ local TRACE_MAX = 400
 -- The text of a placement (docs/protocol.md) whose jobs run alone has this form.
 local ALONE = '^[^\n]*\n[^\n]*\n[^\n]*\n[^\n]*\nalone$'
 
+-- Redis's own clock, for what people look at; nothing hangs on it.
+local function clock()
+  local t = call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Watchers hear of it at once, and can read it again in the stream for a while.
+local EVENTS_MAX = 10000
+local function tell(text)
+  local eid = call('XADD', P .. 'ev', 'MAXLEN', '~', EVENTS_MAX, '*', 'e', text)
+  call('PUBLISH', P .. 'ev', eid .. ' ' .. text)
+end
+
+local function tell_job(id, step)
+  local h = call('HMGET', P .. 'j:' .. id, 'te', 's', 'n', 'x')
+  tell(string.format('job %s %s %s %s %s %.0f %s', h[1] or '-', id, h[2] or '-', h[3] or '0', h[4] or '-', clock(), step))
+end
+
+local function tell_vmm(v, what)
+  tell(string.format('vmm %s %.0f %s', what, clock(), v))
+end
+
+-- How long jobs were in a state: counts in `hist`, of each state how many, their sum, and how many took at most so long.
+local SPENT_MS = {10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000, 300000, 1000000, 3600000}
+local function spent(what, ms)
+  ms = math.max(0, ms)
+  local key = P .. 'hist'
+  call('HINCRBY', key, what .. ':n', 1)
+  call('HINCRBY', key, what .. ':sum', string.format('%.0f', ms))
+  for _, most in ipairs(SPENT_MS) do
+    if ms <= most then
+      call('HINCRBY', key, what .. ':' .. string.format('%d', most), 1)
+      break
+    end
+  end
+end
+
+-- A job's next state; `st` is since when.
+local function enter(id, state)
+  local j = P .. 'j:' .. id
+  local h = call('HMGET', j, 's', 'st')
+  local now = clock()
+  if h[1] and tonumber(h[2] or '') then spent(h[1], now - tonumber(h[2])) end
+  call('HSET', j, 's', state, 'st', string.format('%.0f', now))
+end
+
 local function wake() -- the dispatcher looks again
   call('PUBLISH', P .. 'wake', '')
 end
@@ -261,15 +307,18 @@ local function detach(id)
 end
 
 -- Back to the queue at once (due == 0) or at wall time `due`. One that keeps losing its workers goes to `delay` in any
--- case, where the dispatcher finds it before any other worker gets it.
+-- case, where the dispatcher finds it before any other worker gets it; so does one that was cancelled meanwhile.
 local function requeue(id, now, due, code, arg)
   detach(id)
   local j = P .. 'j:' .. id
-  call('HSET', j, 's', 'q')
+  enter(id, 'q')
   trace(id, now, code, arg)
-  if (tonumber(call('HGET', j, 'k') or 0) or 0) >= POISON then due = now end
+  local h = call('HMGET', j, 'k', 'cx')
+  if (tonumber(h[1] or 0) or 0) >= POISON then due = now end
+  if h[2] then due = now end -- cancelled while its worker was lost: the dispatcher closes it
   if tonumber(due) > 0 then call('ZADD', P .. 'delay', due, id) else enqueue(id) end
   call('HINCRBY', P .. 'stats', 'job_retries', 1)
+  tell_job(id, code)
   wake()
 end
 
@@ -321,14 +370,17 @@ end
 local function finish(id, now, verdict, sha, size, msg)
   local j = P .. 'j:' .. id
   if flaw(id) then mend(id, now) end
-  local h = call('HMGET', j, 'te', 'la', 'of', 'v', 's', 'cb', 'pl')
+  local h = call('HMGET', j, 'te', 'la', 'of', 'v', 's', 'cb', 'pl', 'at', 't')
   if h[5] == 'q' then unqueue(id) end
   if h[4] then call('HDEL', P .. 'vmm:' .. h[4] .. ':run', id) end
   if h[7] then place_drop(h[7], now) end
   local bytes = call('STRLEN', P .. 'b:' .. id)
   room('live_bytes', -bytes)
   room('dead_bytes', bytes)
-  call('HSET', j, 's', 'f', 'x', verdict, 'fd', sha, 'fs', size, 'ft', now)
+  enter(id, 'f')
+  spent('total', clock() - (tonumber(h[8]) or clock()))
+  call('HSET', j, 'x', verdict, 'fd', sha, 'fs', size, 'ft', now)
+  if h[9] then call('HSET', j, 'lt', h[9]) end -- whose output it is
   call('HDEL', j, 't')
   call('DEL', P .. 'o:' .. id)
   call('HDEL', P .. 'broken', id)
@@ -351,5 +403,7 @@ local function finish(id, now, verdict, sha, size, msg)
     call('ZADD', P .. 'outbox_at', now, id)
     call('HSET', P .. 'ob:' .. id, 'tries', 0)
   end
+  tell_job(id, 'final')
+  call('PUBLISH', P .. 'o:' .. id, 'f')
   wake()
 end

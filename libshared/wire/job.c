@@ -29,6 +29,7 @@ enum job_key {
     KEY_LABELS,
     KEY_CLASS,
     KEY_ACCEPTED,
+    KEY_SECRET,
     KEY_CT,
 };
 
@@ -59,6 +60,7 @@ void job_free(struct job *job)
     free(job->output_file);
     free(job->image);
     free(job->callback_url);
+    free(job->callback_secret);
     for (size_t i = 0; i < job->digest_ct; i++)
         free(job->digests[i]);
     for (size_t i = 0; i < job->label_ct; i++)
@@ -174,7 +176,7 @@ int job_encode(const struct job *job, struct buf *out)
     if (job->file_ct > JOB_MAX_FILES)
         return -ENOSPC;
     msgpack_packer_init(&pk, &sink, sink_write);
-    msgpack_pack_map(&pk, job->callback_url ? KEY_CT : KEY_CT - 1);
+    msgpack_pack_map(&pk, KEY_CT - !job->callback_url - !job->callback_secret);
     pack_key_number(&pk, KEY_VERSION, JOB_BODY_VERSION);
     pack_key_text(&pk, KEY_TENANT, job->tenant);
     pack_key_text(&pk, KEY_LAB, job->lab);
@@ -199,6 +201,8 @@ int job_encode(const struct job *job, struct buf *out)
     pack_key_number(&pk, KEY_CLASS, job->class);
     msgpack_pack_uint64(&pk, KEY_ACCEPTED);
     msgpack_pack_int64(&pk, job->accepted_ms);
+    if (job->callback_secret)
+        pack_key_text(&pk, KEY_SECRET, job->callback_secret);
     if (!sink.failed)
         return 0;
     out->len = start;
@@ -327,6 +331,7 @@ static void read_key_text(struct mp *m, struct job *job, uint64_t key)
                    : key == KEY_NAME        ? &job->name
                    : key == KEY_OUTPUT_FILE ? &job->output_file
                    : key == KEY_IMAGE       ? &job->image
+                   : key == KEY_SECRET      ? &job->callback_secret
                                             : &job->callback_url;
 
     if (key == KEY_CALLBACK && mp_peek(m) == MP_NIL)
@@ -344,6 +349,7 @@ static void read_key(struct mp *m, struct job *job, uint64_t key)
     case KEY_OUTPUT_FILE:
     case KEY_IMAGE:
     case KEY_CALLBACK:
+    case KEY_SECRET:
         read_key_text(m, job, key);
         break;
     case KEY_DIGESTS:
@@ -443,6 +449,16 @@ int job_decode(const void *data, size_t len, struct job **ret, struct error *err
     job->image = or_empty(job->image);
     *ret = TAKE_PTR(job);
     return 0;
+}
+
+struct job *job_copy(const struct job *job)
+{
+    cleanup_buf struct buf body = BUF_INIT(JOB_BODY_MAX);
+    struct job *copy = NULL;
+
+    if (job_encode(job, &body) == 0)
+        job_decode(body.data, body.len, &copy, NULL);
+    return copy;
 }
 
 /* ---- Tokens and verdicts

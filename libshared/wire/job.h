@@ -44,6 +44,7 @@ struct job {
     char *output_file;
     char *image;                    /* as asked for */
     char *callback_url;             /* NULL when there is none */
+    char *callback_secret;          /* NULL: Tango's form; else "whsec_...", Standard Webhooks */
     char *digests[JOB_MAX_DIGESTS]; /* what `image` resolved to when it was accepted */
     size_t digest_ct;
     char *labels[JOB_MAX_LABELS]; /* sorted */
@@ -72,6 +73,9 @@ int job_encode(const struct job *job, struct buf *out);
  * major version, over JOB_BODY_MAX, has a key twice, or is of wrong kinds. Strings but the callback
  * URL are never NULL; a class that is absent is the default. */
 int job_decode(const void *data, size_t len, struct job **ret, struct error *err);
+
+/* The caller's to job_free(); NULL when it is over the bounds of job_encode(). */
+struct job *job_copy(const struct job *job);
 
 /* A token, what fences a write: "<generation>.<attempt>". */
 struct job_token {

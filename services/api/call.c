@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/name.h"
 #include "services/api/conn.h"
+#include "services/api/problem.h"
 #include "services/api/reply.h"
 
 #include <string.h>
@@ -12,28 +13,77 @@
 
 #define SLOW_MS 1000
 
-const char *call_tenant(const struct config *cfg, const char *key, size_t len)
+static const char bearer[] = "Bearer ";
+#define BEARER_LEN (sizeof(bearer) - 1)
+
+const struct config_key_entry *call_key(const struct config *cfg, const char *key, size_t len)
 {
-    const char *tenant = NULL;
+    const struct config_key_entry *found = NULL;
 
     for (size_t i = 0; i < cfg->key_ct; i++) {
         const struct config_key_entry *k = &cfg->key_list[i];
 
         if (key_equal(key, len, k->key, strlen(k->key)))
-            tenant = k->tenant;
+            found = k;
     }
-    return tenant;
+    return found;
+}
+
+const struct config_key_entry *call_bearer(const struct config *cfg, const char *authorization,
+                                           size_t len)
+{
+    if (!authorization || len < BEARER_LEN || strncasecmp(authorization, bearer, BEARER_LEN) != 0)
+        return NULL;
+    return call_key(cfg, authorization + BEARER_LEN, len - BEARER_LEN);
+}
+
+bool call_tango_may(const struct config_key_entry *k)
+{
+    return k && k->scope >= SCOPE_WRITE;
 }
 
 bool call_store_allowed(const struct config *cfg, const char *authorization, size_t len)
 {
-    static const char bearer[] = "Bearer ";
-    size_t skip = sizeof(bearer) - 1;
-
-    if (!cfg->store_key || !*cfg->store_key || !authorization || len < skip ||
-        strncasecmp(authorization, bearer, skip) != 0)
+    if (!cfg->store_key || !*cfg->store_key || !authorization || len < BEARER_LEN ||
+        strncasecmp(authorization, bearer, BEARER_LEN) != 0)
         return false;
-    return key_equal(authorization + skip, len - skip, cfg->store_key, strlen(cfg->store_key));
+    return key_equal(authorization + BEARER_LEN, len - BEARER_LEN, cfg->store_key,
+                     strlen(cfg->store_key));
+}
+
+const char *call_query(const struct call *c, const char *name)
+{
+    const char *path = c->req->input.path.base, *end = path + c->req->input.path.len;
+    const char *at = memchr(path, '?', c->req->input.path.len);
+    size_t name_len = strlen(name);
+
+    while (at && at < end) {
+        const char *item = at + 1;
+        const char *next = memchr(item, '&', (size_t)(end - item));
+        size_t len = (size_t)((next ? next : end) - item);
+
+        if (len > name_len && item[name_len] == '=' && memcmp(item, name, name_len) == 0) {
+            struct route_param value = {item + name_len + 1, len - name_len - 1};
+            char *out = h2o_mem_alloc_pool(&c->req->pool, value.len + 1);
+            long n = route_decode(value, out);
+
+            return n >= 0 && strlen(out) == (size_t)n ? out : NULL;
+        }
+        at = next;
+    }
+    return NULL;
+}
+
+void call_add_header(struct call *c, const char *name, const char *value)
+{
+    h2o_mem_pool_t *pool;
+
+    if (!c->req)
+        return;
+    pool = &c->req->pool;
+    h2o_add_header_by_str(pool, &c->req->res.headers, h2o_strdup(pool, name, SIZE_MAX).base,
+                          strlen(name), 0, NULL, h2o_strdup(pool, value, SIZE_MAX).base,
+                          strlen(value));
 }
 
 const char *call_header(const struct call *c, const char *name, size_t *ret_len)
@@ -97,6 +147,47 @@ static int decode_params(struct call *c, const struct route_match *m)
     return 200;
 }
 
+static void refuse_unrouted(struct call *c, int status, unsigned allowed)
+{
+    const char *path = c->req->input.path.base;
+    unsigned version = 1;
+
+    if (route_is_versioned(path, c->req->input.path.len, &version) ||
+        (c->route && c->route->scope != ROUTE_OLD))
+        problem_unrouted(c, status, version, allowed);
+    else
+        reply_html(c, status);
+}
+
+/* Answers and returns false when the key that was shown may not do this. */
+static bool may(struct call *c)
+{
+    const struct config *cfg = c->loop->server->cfg;
+    size_t len = 0;
+    const char *text;
+    const struct config_key_entry *k;
+
+    if (c->route->scope == ROUTE_OPEN)
+        return true;
+    if (c->route->scope == ROUTE_OLD) {
+        if (!strstr(c->route->pattern, ":key"))
+            return true;
+        k = call_key(cfg, c->param[0], c->param_len[0]);
+        if (!call_tango_may(k)) {
+            reply_status(c, -1, "Key not recognized");
+            return false;
+        }
+    } else {
+        text = call_header(c, "authorization", &len);
+        k = call_bearer(cfg, text, len);
+        if (!problem_allowed(c, k))
+            return false;
+    }
+    c->tenant = k->tenant;
+    c->scope = k->scope;
+    return true;
+}
+
 int call_begin(struct loop *l, h2o_req_t *req)
 {
     struct call *c = call_new(l, req);
@@ -110,17 +201,9 @@ int call_begin(struct loop *l, h2o_req_t *req)
     c->method = m.method;
     if (status == 200)
         status = decode_params(c, &m);
-    if (status != 200) {
-        reply_html(c, status);
-        return 0;
-    }
-    if (strstr(m.route->pattern, ":key")) {
-        c->tenant = call_tenant(l->server->cfg, c->param[0], c->param_len[0]);
-        if (!c->tenant) {
-            reply_status(c, -1, "Key not recognized");
-            return 0;
-        }
-    }
-    m.route->handle(c);
+    if (status != 200)
+        refuse_unrouted(c, status, m.allowed);
+    else if (may(c))
+        m.route->handle(c);
     return 0;
 }

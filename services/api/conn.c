@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "services/api/call.h"
 #include "services/api/head.h"
+#include "services/api/problem.h"
 #include "services/api/reply.h"
 
 #include <errno.h>
@@ -44,6 +45,7 @@ struct conn {
     int64_t pace_at;     /* mono ms: when the window began in which the client's pace is measured */
     uint64_t pace_bytes; /* what had come, or was acknowledged, by then */
     char *refusal;
+    struct route_match match; /* of the request whose body is coming; its parameters may be gone */
 };
 TAILQ_HEAD(conn_list, conn);
 
@@ -166,14 +168,41 @@ static bool reserve(struct conn *c, uint64_t bytes)
     return true;
 }
 
+static void refuse_problem(struct conn *c, int status, const char *code, const char *detail)
+{
+    char *text = problem_text(status, code, detail, NULL);
+
+    refuse(c, status, PROBLEM_TYPE, text);
+    free(text);
+}
+
+/* The answer for a request whose route is `m`, in the words of its dialect. */
+static void refuse_as(struct conn *c, const struct route_match *m, int status)
+{
+    if (m->route && m->route->scope != ROUTE_OLD)
+        refuse_problem(c, status, problem_code(status), problem_sentence(status));
+    else
+        refuse_page(c, status);
+}
+
 /* Is the sender one of ours? Answers and returns false when not. */
 static bool judge_key(struct conn *c, const struct head *h, const struct route_match *m)
 {
     const struct config *cfg = c->cs->loop->server->cfg;
+    const struct config_key_entry *k;
     char *key;
     long len;
     bool known;
 
+    if (m->route->scope == ROUTE_OPEN)
+        return true;
+    if (m->route->scope != ROUTE_OLD) {
+        k = call_bearer(cfg, h->authorization.at, h->authorization.len);
+        if (k && (int)k->scope >= (int)m->route->scope - (int)ROUTE_READ + (int)SCOPE_READ)
+            return true;
+        refuse_as(c, m, k ? 403 : 401);
+        return false;
+    }
     if (!strstr(m->route->pattern, ":key")) {
         if (call_store_allowed(cfg, h->authorization.at, h->authorization.len))
             return true;
@@ -182,7 +211,7 @@ static bool judge_key(struct conn *c, const struct head *h, const struct route_m
     }
     key = xmalloc(m->param[0].len + 1);
     len = route_decode(m->param[0], key);
-    known = len >= 0 && call_tenant(cfg, key, (size_t)len);
+    known = len >= 0 && call_tango_may(call_key(cfg, key, (size_t)len));
     free(key);
     if (!known)
         refuse(c, 200, "application/json; charset=UTF-8",
@@ -196,6 +225,7 @@ static bool judge(struct conn *c, const struct head *h, size_t have)
     struct server *s = c->cs->loop->server;
     uint64_t length = h->content_length_ct ? h->content_length : 0;
     struct route_match m;
+    unsigned version;
     int status;
 
     if (!h->content_length_ct && !h->chunked)
@@ -210,19 +240,24 @@ static bool judge(struct conn *c, const struct head *h, size_t have)
     if ((status != 200 || m.route->body == ROUTE_BODY_SMALL) && c->limit > ROUTE_SMALL_BYTES)
         c->limit = ROUTE_SMALL_BYTES;
     if (h->chunked || h->expect || (length > EARLY_BYTES && length > have - h->len)) {
+        if (status != 200 && route_is_versioned(h->path.at, h->path.len, &version)) {
+            refuse_problem(c, status, problem_code(status), problem_sentence(status));
+            return false;
+        }
         if (status != 200) {
-            refuse_page(c, status);
+            refuse_as(c, &m, status);
             return false;
         }
         if (!judge_key(c, h, &m))
             return false;
     }
+    c->match = m;
     if (length > c->limit) {
-        refuse_page(c, 413);
+        refuse_as(c, &m, 413);
         return false;
     }
     if (!reserve(c, length)) {
-        refuse_page(c, 503);
+        refuse_as(c, &m, 503);
         return false;
     }
     return true;
@@ -255,6 +290,7 @@ static bool guard_check(struct conn *c)
         c->pace_bytes = have;
         c->served = false;
         c->chunked = h.chunked;
+        c->match = (struct route_match){0};
         c->head_len = h.len;
         if (!judge(c, &h, have))
             return false;
@@ -263,11 +299,11 @@ static bool guard_check(struct conn *c)
         uint64_t body = have > c->head_len ? have - c->head_len : 0;
 
         if (body > c->limit) {
-            refuse_page(c, 413);
+            refuse_as(c, &c->match, 413);
             return false;
         }
         if (body > (uint64_t)c->reserved && !reserve(c, body - (uint64_t)c->reserved)) {
-            refuse_page(c, 503);
+            refuse_as(c, &c->match, 503);
             return false;
         }
     }
@@ -286,7 +322,7 @@ static void guard_read(h2o_socket_t *sock, const char *err)
     if (err == h2o_socket_error_out_of_memory && c->state == CONN_BODY) {
         /* h2o could not enlarge the buffer: the disk that it is spilled to is full */
         log_event(LOG_ERROR_, "http.no_space", "dir", cs->loop->server->cfg->data_dir, NULL);
-        refuse_page(c, 507);
+        refuse_as(c, &c->match, 507);
         h2o_buffer_consume(&sock->input, sock->input->size);
         return;
     }
@@ -427,7 +463,7 @@ static void sweep_conn(struct conn *c, int64_t now)
         break;
     case CONN_BODY:
         if (!c->is_loose && too_slow(c, now, c->sock->input->size))
-            refuse_page(c, 408);
+            refuse_as(c, &c->match, 408);
         break;
     case CONN_BUSY:
         sweep_busy(c, now);

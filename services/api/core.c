@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define MAX_INFLIGHT  8192
 #define AGAIN_MS      2000
@@ -40,7 +41,10 @@ struct core *core_new(const struct core_env *env)
 
     c->env = *env;
     c->redis = rconn_new(&opt, env->ops, env->loop);
+    c->hub = hub_new(env);
     core_waits_start(c);
+    core_watches_start(c);
+    core_feed_start(c);
     return c;
 }
 
@@ -50,10 +54,41 @@ bool core_is_up(const struct core *c, const char **ret_why)
     return rconn_is_up(c->redis);
 }
 
+const char *core_run_id(const struct core *c)
+{
+    return rconn_run_id(c->redis);
+}
+
+const unsigned core_meter_us[CORE_METER_BUCKETS] = {100,   300,    1000,    3000,
+                                                    10000, 100000, 1000000, 10000000};
+
+static void meter(struct core_meter *m, int64_t us, bool failed)
+{
+    atomic_fetch_add_explicit(&m->ct, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->us, (unsigned long long)us, memory_order_relaxed);
+    if (failed)
+        atomic_fetch_add_explicit(&m->failed, 1, memory_order_relaxed);
+    for (unsigned i = 0; i < CORE_METER_BUCKETS; i++) {
+        if (us <= core_meter_us[i]) {
+            atomic_fetch_add_explicit(&m->buckets[i], 1, memory_order_relaxed);
+            return;
+        }
+    }
+}
+
+static int64_t mono_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
 struct script_call {
     struct core_op *op;
     core_script_fn *fn;
     const struct script *script;
+    int64_t sent_us;
 };
 
 static void script_replied(struct rconn *r, redisReply *reply, void *arg)
@@ -62,6 +97,7 @@ static void script_replied(struct rconn *r, redisReply *reply, void *arg)
     char why[400];
 
     free(arg);
+    meter(call.op->core->env.meter, mono_us() - call.sent_us, !reply);
     if (!reply) {
         if (rconn_is_up(r))
             snprintf(why, sizeof(why), "Redis has too much to do; try again");
@@ -89,8 +125,23 @@ void core_script(struct core_op *op, const struct script *s, int argc, const cha
 {
     struct script_call *call = xmalloc(sizeof(*call));
 
-    *call = (struct script_call){op, fn, s};
+    *call = (struct script_call){op, fn, s, mono_us()};
     rconn_eval(op->core->redis, s, argc, argv, argvlen, script_replied, call);
+}
+
+const redisReply *core_list(const redisReply *r, size_t i)
+{
+    static const redisReply none = {.type = REDIS_REPLY_ARRAY};
+
+    if (r->type != REDIS_REPLY_ARRAY || i >= r->elements ||
+        r->element[i]->type != REDIS_REPLY_ARRAY)
+        return &none;
+    return r->element[i];
+}
+
+int64_t core_number(const redisReply *r, size_t i)
+{
+    return strtoll(core_text(r, i), NULL, 10);
 }
 
 const char *core_text(const redisReply *r, size_t i)

@@ -14,21 +14,34 @@
 #include "wire/rconn.h"
 #include "wire/store.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 struct core;
+
+/* Round trips to Redis of all cores of a process. */
+#define CORE_METER_BUCKETS 8
+extern const unsigned core_meter_us[CORE_METER_BUCKETS]; /* bounds of the buckets */
+struct core_meter {
+    atomic_ullong ct, us, failed, buckets[CORE_METER_BUCKETS]; /* each in the least that holds it */
+};
 
 struct core_env {
     const struct config *cfg;
     struct store *store;
     struct workers *workers;
     struct work_gate *gate;
+    struct core_meter *meter;
     const struct rloop_ops *ops;
     void *loop;
 };
 
 struct core *core_new(const struct core_env *env);
+
+/* Of the server that is connected, "" when none is. */
+const char *core_run_id(const struct core *c);
 
 /* Can Redis be asked right now; why not. */
 bool core_is_up(const struct core *c, const char **ret_why);
@@ -43,6 +56,9 @@ enum core_status {
     CORE_QUEUED,     /* the job is not assigned yet */
     CORE_NO_MACHINE, /* the job has no machine yet */
     CORE_LATE,       /* wished, but not there within wish_wait_ms; `why` */
+    CORE_MARKED,     /* cancel: its worker is told */
+    CORE_OVER,       /* the job is finished, otherwise than wished */
+    CORE_CONFLICT,   /* `why` is a word that says what is in the way */
 };
 
 struct core_file {
@@ -69,10 +85,20 @@ struct core_counter {
     int64_t value;
 };
 
+/* Texts are "" and numbers 0 where nothing is known. */
 struct core_job {
     uint64_t id;
     const struct job *job;
-    const char *driver; /* of its vmm, or of some vmm; "" when none is known */
+    char state; /* q a p r c f, as in docs/protocol.md */
+    const char *verdict, *vmm, *machine_name, *feedback, *token;
+    uint64_t feedback_size, output_len, requeue_of;
+    int64_t since_ms, finished_ms;
+    unsigned charged;
+    bool cancelling, has_callback;
+    const char *callback_state, *callback_last; /* sent or failed; of the last try */
+    unsigned callback_tries;
+    int64_t callback_due_ms; /* 0: not in the outbox */
+    const char *driver;      /* of its vmm, or of some vmm; "" when none is known */
     bool assigned, rejected;
     unsigned attempts; /* begun */
     int64_t machine;   /* id, or -1 */
@@ -102,8 +128,18 @@ struct core_answer {
     size_t pool_ct;
     const struct core_idle *idle; /* pools: vmms that are up and take no jobs */
     size_t idle_ct;
-    const char *text; /* jobs: what render() wrote */
+    const char *text;   /* jobs: what render() wrote; page: the next cursor */
+    const char *detail; /* lookup, accept (CORE_SAME): digest of the request that was accepted */
+    const struct core_job *job;
+    const redisReply *tree; /* ask */
 };
+
+/* Element i of a list: as text, "" when there is none; as a list, empty when it is none. */
+const char *core_text(const redisReply *list, size_t i);
+size_t core_text_len(const redisReply *list, size_t i);
+int64_t core_number(const redisReply *list, size_t i);
+const redisReply *core_list(const redisReply *list, size_t i);
+
 typedef void core_done_fn(void *arg, const struct core_answer *a);
 
 /* ---- Labs (core_lab.c) ---- */
@@ -111,7 +147,8 @@ typedef void core_done_fn(void *arg, const struct core_answer *a);
 /* OK: made or not, files. */
 void core_open(struct core *c, const char *tenant, const char *lab, core_done_fn *done, void *arg);
 
-/* OK, SAME (a file of that name and MD5 is there), NO_LAB, FULL. Borrows `data` until done. */
+/* OK, SAME (a file of that name and MD5 is there): *a->files is it; NO_LAB, FULL. Borrows `data`
+ * until done. */
 void core_put(struct core *c, const char *tenant, const char *lab, const char *name,
               const void *data, size_t len, core_done_fn *done, void *arg);
 
@@ -127,11 +164,18 @@ struct core_reader *core_read_open(struct core *c, const char *sha256, core_done
 /* OK: a->bytes, a->len (0 at the end), valid until the next call. Only after the one before is
  * done. */
 void core_read_next(struct core_reader *r, core_done_fn *done, void *arg);
+/* Before the first core_read_next(): only these bytes, in pieces of at most `piece`, 0 as it comes.
+ */
+void core_read_part(struct core_reader *r, uint64_t from, uint64_t len, size_t piece);
 uint64_t core_read_size(const struct core_reader *r);
 void core_read_close(struct core_reader *r);
 
 /* Stores bytes. OK: a->files is them. Borrows `data`. */
 void core_store(struct core *c, const void *data, size_t len, core_done_fn *done, void *arg);
+
+/* Does the store have all of a job's input? OK; NOT_FOUND. Borrows. What it has is spared for the
+ * store's grace. */
+void core_have(struct core *c, const struct job *job, core_done_fn *done, void *arg);
 
 /* ---- Submitting (core_submit.c) ---- */
 
@@ -140,9 +184,18 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
                  const char *image, const char *const *files, size_t file_ct, core_done_fn *done,
                  void *arg);
 
-/* Puts the job into the queue. OK or SAME: a->id; FULL. `dup` may be "". Copies. */
-void core_accept(struct core *c, const struct job *job, const char *dup, core_done_fn *done,
-                 void *arg);
+/* What makes the same request again the same request. */
+struct core_once {
+    const char *dup;    /* hash of what identifies it, or "" */
+    const char *digest; /* of all of it, or "": told with CORE_SAME */
+    int64_t ms;         /* for so long */
+    uint64_t repeats;   /* the finished job that this one repeats, or 0 */
+};
+
+/* Puts the job into the queue. OK or SAME: a->id; FULL: a->slots is how many jobs have finished in
+ * the last 5 minutes. Copies. */
+void core_accept(struct core *c, const struct job *job, const struct core_once *once,
+                 core_done_fn *done, void *arg);
 
 /* Gives a refused job an id and puts it among the dead, with these lines as its trace. OK: a->id.
  */
@@ -160,18 +213,117 @@ typedef void core_render_fn(const struct core_job *j, const struct config *cfg, 
 void core_jobs(struct core *c, const char *tenant, bool dead, core_render_fn *render,
                core_done_fn *done, void *arg);
 
+/* One page of a tenant's jobs, newest first. `query` borrows until done. OK: what render() wrote is
+ * a->text up to a->len, a->detail the next cursor or "". */
+struct core_query {
+    const char *cursor, *states, *verdict, *lab, *image; /* "" any; states as letters */
+    unsigned most;
+};
+void core_page(struct core *c, const char *tenant, const struct core_query *query,
+               core_render_fn *render, core_done_fn *done, void *arg);
+
+/* OK: a->job, with its trace; NOT_FOUND. */
+void core_get(struct core *c, const char *tenant, uint64_t id, core_done_fn *done, void *arg);
+
+/* OK: finished as cancelled, now or before; MARKED; OVER; NOT_FOUND. */
+void core_cancel(struct core *c, const char *tenant, uint64_t id, core_done_fn *done, void *arg);
+
+/* A question that a script answers with a tree of texts. OK: a->tree behind its first element;
+ * NOT_FOUND; CONFLICT. Copies. */
+enum core_question {
+    ASK_LABS,
+    ASK_LAB,
+    ASK_LAB_MAKE,
+    ASK_LAB_DROP,
+    ASK_FILE_DROP,
+    ASK_FILE,
+    ASK_VMMS,
+    ASK_DRAIN,
+    ASK_POOLS,
+    ASK_UNWISH,
+    ASK_IMAGES,
+    ASK_IMAGE_DROP,
+    ASK_WHY,
+    ASK_STATS,
+    ASK_READY,
+    ASK_CALLBACKS,
+    ASK_CALLBACK_RETRY,
+    ASK_OUTPUT,
+    ASK_EVENTS,
+    ASK_QUESTIONS
+};
+void core_ask(struct core *c, enum core_question q, int argc, const char *const *argv,
+              core_done_fn *done, void *arg);
+
+/* ---- Watching (core_watch.c, core_feed.c) ---- */
+
+/* Output as it comes. All watchers of a job on this loop share one subscription and one copy of
+ * what is live. */
+enum core_watch_state {
+    WATCH_LOOKING,
+    WATCH_FAILED, /* Redis is away; it looks again when that is back */
+    WATCH_NONE,   /* no such job of this tenant */
+    WATCH_LIVE,
+    WATCH_OVER,
+};
+struct core_view {
+    enum core_watch_state state;
+    const char *token; /* of the attempt whose output it is; "" before there is one */
+    const char *bytes; /* live: all so far */
+    size_t len;
+    const char *feedback; /* over: sha256 of the feedback, "" when there is none */
+    uint64_t begin, end;  /* over: the output in it */
+    const char *verdict;
+    const char *why; /* failed */
+};
+struct core_watcher {
+    void (*news)(void *arg); /* the view has changed; may core_unwatch() */
+    void *arg;
+    TAILQ_ENTRY(core_watcher) link; /* the rest is the core's own */
+    struct watch *watch;
+};
+void core_watch(struct core *c, const char *tenant, uint64_t id, struct core_watcher *w);
+void core_unwatch(struct core *c, struct core_watcher *w);
+struct core_view core_watch_view(const struct core_watcher *w);
+/* A place for something that all watchers of this job share; *ret_free is called with it at its
+ * end. */
+void **core_watch_memo(struct core_watcher *w, void (***ret_free)(void *memo));
+
+/* What happens. */
+struct core_event {
+    const char *id;                              /* in the stream: where to go on from */
+    const char *kind;                            /* job, vmm, pool, image */
+    const char *tenant, *state, *verdict, *step; /* job */
+    uint64_t job;
+    unsigned attempt;
+    const char *what, *name; /* the others */
+    int64_t at_ms;
+};
+struct core_listener {
+    void (*event)(void *arg, const struct core_event *e); /* may core_unlisten() */
+    void (*look)(void *arg);                              /* some may have been missed */
+    void *arg;
+    TAILQ_ENTRY(core_listener) link;
+    struct feed *feed;
+};
+void core_listen(struct core *c, struct core_listener *l);
+void core_unlisten(struct core_listener *l);
+/* The words of the stream's entry; false when it is none. Cuts `text` up. */
+bool core_event_parse(char *text, struct core_event *ret);
+
 void core_info(struct core *c, core_done_fn *done, void *arg);
 void core_pools(struct core *c, core_done_fn *done, void *arg);
 
 /* ---- Wishing (core_wish.c) ---- */
 
-/* Wishes n warm machines and waits for them. OK, NOT_FOUND (no such image), LATE. */
+/* Wishes n warm machines and waits for them, wait_ms at most. OK, NOT_FOUND (no such image), LATE.
+ */
 void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
-                   unsigned memory_mb, core_done_fn *done, void *arg);
+                   unsigned memory_mb, unsigned wait_ms, core_done_fn *done, void *arg);
 
-/* Stores an image archive, wishes that it be made an image and waits. OK, FAILED, LATE. Borrows
- * `data`. */
-void core_build(struct core *c, const char *name, const void *data, size_t len, core_done_fn *done,
-                void *arg);
+/* Stores an image archive, wishes that it be made an image and waits, wait_ms at most. OK, FAILED,
+ * LATE; a->files is the archive once it is stored. Borrows `data`. */
+void core_build(struct core *c, const char *name, const void *data, size_t len, unsigned wait_ms,
+                core_done_fn *done, void *arg);
 
 #endif

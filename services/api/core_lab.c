@@ -129,13 +129,16 @@ static void put_run(struct work *w)
 static void put_told(void *op, const char *status, redisReply *r, const char *why)
 {
     struct put *p = op;
-    struct core_answer a = {.status = CORE_OK};
+    struct core_file stored = {.size = p->info.size};
+    struct core_answer a = {.status = CORE_OK, .files = &stored, .file_ct = 1};
 
     (void)r;
     if (!status) {
         put_fail(p, why);
         return;
     }
+    memcpy(stored.sha256, p->info.sha256, sizeof(stored.sha256));
+    memcpy(stored.md5, p->info.md5, sizeof(stored.md5));
     if (strcmp(status, "nolab") == 0)
         a.status = CORE_NO_LAB;
     else if (strcmp(status, "full") == 0)
@@ -158,6 +161,8 @@ static void put_done(struct work *w)
     }
     memcpy(stored.sha256, p->info.sha256, sizeof(stored.sha256));
     memcpy(stored.md5, p->info.md5, sizeof(stored.md5));
+    if (p->same)
+        stored = p->old;
     if (p->same || !p->name) {
         a.files = &stored;
         a.file_ct = 1;
@@ -236,6 +241,53 @@ void core_store(struct core *c, const void *data, size_t len, core_done_fn *done
         c->env.ops->timer_start(c->env.loop, 0, put_refused, p);
 }
 
+/* ---- have ---- */
+
+struct have {
+    struct core_op op; /* first */
+    struct work work;
+    const struct job *job;
+    bool all;
+};
+
+/* On a worker. */
+static void have_run(struct work *w)
+{
+    struct have *h = H2O_STRUCT_FROM_MEMBER(struct have, work, w);
+
+    h->all = true;
+    for (size_t i = 0; i < h->job->file_ct && h->all; i++)
+        h->all = store_has(h->op.core->env.store, h->job->files[i].sha256) == 1;
+}
+
+static void have_done(struct work *w)
+{
+    struct have *h = H2O_STRUCT_FROM_MEMBER(struct have, work, w);
+
+    core_end(&h->op, &(struct core_answer){.status = h->all ? CORE_OK : CORE_NOT_FOUND});
+    free(h);
+}
+
+static void have_refused(void *p)
+{
+    struct have *h = p;
+
+    core_fail(&h->op, too_busy);
+    free(h);
+}
+
+void core_have(struct core *c, const struct job *job, core_done_fn *done, void *arg)
+{
+    struct have *h = xcalloc(1, sizeof(*h));
+
+    h->op = (struct core_op){.core = c, .done = done, .arg = arg};
+    h->job = job;
+    h->work.run = have_run;
+    h->work.done = have_done;
+    if (workers_run(c->env.workers, c->env.gate, &h->work) < 0)
+        c->env.ops->timer_start(c->env.loop, 0, have_refused, h);
+}
+
 /* ---- Output ---- */
 
 static void found_output(void *p, const char *status, redisReply *r, const char *why)
@@ -275,6 +327,8 @@ struct core_reader {
     char sha256[SHA256_HEX + 1];
     int fd;
     uint64_t size;
+    uint64_t from, left; /* what of it is still to be read */
+    size_t most;
     char *piece;
     ssize_t piece_len;
     struct error err;
@@ -295,9 +349,13 @@ static void read_next_run(struct work *w)
     ssize_t n;
 
     do
-        n = read(r->fd, r->piece, READ_BYTES);
+        n = pread(r->fd, r->piece, r->left < r->most ? r->left : r->most, (off_t)r->from);
     while (n < 0 && errno == EINTR);
     r->piece_len = n;
+    if (n > 0) {
+        r->from += (uint64_t)n;
+        r->left -= (uint64_t)n;
+    }
     r->ret = n < 0 ? err_set_errno(&r->err, ERR_TEMPORARY, errno, "reading from the store") : 0;
 }
 
@@ -344,6 +402,8 @@ struct core_reader *core_read_open(struct core *c, const char *sha256, core_done
 
     r->op.core = c;
     r->fd = -1;
+    r->left = UINT64_MAX;
+    r->most = READ_BYTES;
     snprintf(r->sha256, sizeof(r->sha256), "%s", sha256);
     read_start(r, read_open_run, done, arg);
     return r;
@@ -352,8 +412,16 @@ struct core_reader *core_read_open(struct core *c, const char *sha256, core_done
 void core_read_next(struct core_reader *r, core_done_fn *done, void *arg)
 {
     if (!r->piece)
-        r->piece = xmalloc(READ_BYTES);
+        r->piece = xmalloc(r->most);
     read_start(r, read_next_run, done, arg);
+}
+
+void core_read_part(struct core_reader *r, uint64_t from, uint64_t len, size_t piece)
+{
+    r->from = from;
+    r->left = len;
+    if (piece)
+        r->most = piece;
 }
 
 uint64_t core_read_size(const struct core_reader *r)

@@ -5,13 +5,19 @@
 
 #include "base/mem.h"
 #include "services/api/core.h"
+#include "services/api/core_hub.h"
 
 struct waits;
+struct watches;
+struct feed;
 
 struct core {
     struct core_env env;
     struct rconn *redis;
+    struct hub *hub;
     struct waits *waits;
+    struct watches *watches; /* core_watch.c */
+    struct feed *feed;       /* core_feed.c */
 };
 
 /* The part that all operations begin with. */
@@ -36,13 +42,11 @@ void core_fail(struct core_op *op, const char *why);
  * ids: calls again(op) a little later and returns true, or false when that went on for too long. */
 bool core_again(struct core_op *op, void (*again)(void *op));
 
-/* Element i of a reply as text; "" when there is none. Lives as long as the reply. */
-const char *core_text(const redisReply *r, size_t i);
-size_t core_text_len(const redisReply *r, size_t i);
-
 /* "sha256 md5 size" as in P:lab; false when it is something else. */
 bool core_file_parse(const char *text, struct core_file *ret);
 
 void core_waits_start(struct core *c);
+void core_watches_start(struct core *c);
+void core_feed_start(struct core *c);
 
 #endif

@@ -54,8 +54,12 @@ static void looked_up(void *p, const char *status, redisReply *r, const char *wh
     }
     a.lab = strcmp(core_text(r, 1), "1") == 0;
     a.id = strtoull(core_text(r, 2), NULL, 10);
-    if (a.id)
+    if (a.id) {
+        const char *space = strchr(core_text(r, 2), ' ');
+
         a.status = CORE_SAME;
+        a.detail = space ? space + 1 : "";
+    }
     if (core_text_len(r, 3))
         take_digests(&a, r->element[3]->str);
     a.files = xcalloc(l->file_ct + 1, sizeof(a.files[0]));
@@ -93,7 +97,9 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
 /* Kept until Redis has answered, since it may have to be asked again. */
 struct submit {
     struct core_op op;
-    char *tenant, *lab, *output_file, *dup;
+    char *tenant, *lab, *output_file, *dup, *digest;
+    int64_t dup_ms;
+    uint64_t repeats;
     char **lines;
     size_t line_ct;
     bool has_callback;
@@ -108,6 +114,7 @@ static void submit_free(struct submit *s)
     free(s->lab);
     free(s->output_file);
     free(s->dup);
+    free(s->digest);
     for (size_t i = 0; i < s->line_ct; i++)
         free(s->lines[i]);
     free(s->lines);
@@ -145,18 +152,22 @@ static void submitted(void *p, const char *status, redisReply *r, const char *wh
     } else if (strcmp(status, "full") == 0) {
         a.status = CORE_FULL;
         a.why = strcmp(core_text(r, 1), "bytes") == 0 ? full_bytes : "JobQueue is full";
+        a.slots = strtoull(core_text(r, 2), NULL, 10);
     } else {
         a.status = strcmp(status, "dup") == 0 ? CORE_SAME : CORE_OK;
         a.id = strtoull(core_text(r, 1), NULL, 10);
+        a.detail = core_text(r, 2);
     }
     core_end(&s->op, &a);
     submit_free(s);
 }
 
+#define BODY_ARG 11
+
 static void send_accept(struct submit *s)
 {
     const struct config *cfg = s->op.core->env.cfg;
-    char now[24], class[8], dup_ms[24], most[24], most_bytes[24];
+    char now[24], class[8], dup_ms[24], most[24], most_bytes[24], repeats[24] = "";
     const char *argv[] = {rconn_run_id(s->op.core->redis),
                           now,
                           s->tenant,
@@ -169,16 +180,20 @@ static void send_accept(struct submit *s)
                           dup_ms,
                           most,
                           s->body.data,
-                          most_bytes};
+                          most_bytes,
+                          s->digest,
+                          repeats};
     size_t len[ARRAY_SIZE(argv)];
 
     snprintf(now, sizeof(now), "%" PRId64, s->at);
     snprintf(class, sizeof(class), "%u", s->class);
-    snprintf(dup_ms, sizeof(dup_ms), "%" PRId64, cfg->dup_window_ms);
+    snprintf(dup_ms, sizeof(dup_ms), "%" PRId64, s->dup_ms);
+    if (s->repeats)
+        snprintf(repeats, sizeof(repeats), "%" PRIu64, s->repeats);
     snprintf(most, sizeof(most), "%" PRId64, cfg->max_live_jobs);
     snprintf(most_bytes, sizeof(most_bytes), "%" PRId64, cfg->max_live_bytes);
     for (size_t i = 0; i < ARRAY_SIZE(argv); i++)
-        len[i] = argv[i] == s->body.data ? s->body.len : strlen(argv[i]);
+        len[i] = i == BODY_ARG ? s->body.len : strlen(argv[i]);
     core_script(&s->op, &script_accept, ARRAY_SIZE(argv), argv, len, submitted);
 }
 
@@ -237,13 +252,16 @@ static void submit_too_big(void *p)
     submit_free(s);
 }
 
-void core_accept(struct core *c, const struct job *job, const char *dup, core_done_fn *done,
-                 void *arg)
+void core_accept(struct core *c, const struct job *job, const struct core_once *once,
+                 core_done_fn *done, void *arg)
 {
     struct submit *s = submit_new(c, job, done, arg);
 
     s->output_file = xstrdup(job->output_file);
-    s->dup = xstrdup(dup);
+    s->dup = xstrdup(once->dup);
+    s->digest = xstrdup(once->digest);
+    s->dup_ms = once->ms;
+    s->repeats = once->repeats;
     s->has_callback = job->callback_url;
     s->class = job->class;
     place_text(job, &s->place);

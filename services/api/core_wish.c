@@ -5,7 +5,6 @@
 #include "services/api/core_private.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -37,17 +36,23 @@ struct wait {
     struct core_op check; /* of the script that looks */
     enum wait_kind kind;
     char *image;
-    unsigned n, cores_milli, memory_mb;
+    unsigned n, wait_ms;
+    uint64_t size; /* build: of the archive */
     char sha256[SHA256_HEX + 1];
     bool waiting, checking, check_again, over;
     unsigned total, vmms; /* pool: when last looked at */
     void *timer;
 };
 
+struct wait_channel {
+    struct waits *waits;
+    enum wait_kind kind;
+    struct hub_listener listener; /* while anybody waits */
+};
+
 struct waits {
     struct core *core;
-    struct rconn *sub;
-    char *channels[WAIT_KINDS];
+    struct wait_channel channels[WAIT_KINDS];
     TAILQ_HEAD(wait_list, wait) list;
     unsigned ct[WAIT_KINDS];
 };
@@ -56,59 +61,45 @@ static void wait_check(struct wait *w);
 
 /* ---- The list ---- */
 
-static void check_all(struct waits *ws, const char *channel, const char *image)
+static void check_all(struct waits *ws, enum wait_kind kind, const char *image)
 {
-    struct wait *w;
+    struct wait *w, *next;
 
-    TAILQ_FOREACH(w, &ws->list, link)
-    {
-        if ((!channel || strcmp(channel, ws->channels[w->kind]) == 0) &&
-            (!image || w->kind != WAIT_BUILD || strcmp(image, w->image) == 0))
+    for (w = TAILQ_FIRST(&ws->list); w; w = next) {
+        next = TAILQ_NEXT(w, link); /* a look never answers at once */
+        if (w->kind == kind && (!image || kind != WAIT_BUILD || strcmp(image, w->image) == 0))
             wait_check(w);
     }
 }
 
-static void on_up(struct rconn *r, void *arg)
+static void on_look(void *arg)
 {
-    (void)r;
-    check_all(arg, NULL, NULL);
+    struct wait_channel *ch = arg;
+
+    check_all(ch->waits, ch->kind, NULL);
 }
 
-static void on_subscribed(struct rconn *r, const char *channel, void *arg)
+static void on_message(void *arg, const char *data, size_t len)
 {
-    (void)r;
-    check_all(arg, channel, NULL);
-}
-
-static void on_message(struct rconn *r, const char *channel, const char *data, size_t len,
-                       void *arg)
-{
+    struct wait_channel *ch = arg;
     char *payload = xstrndup(data, len);
 
-    (void)r;
-    check_all(arg, channel, payload);
+    check_all(ch->waits, ch->kind, payload);
     free(payload);
 }
 
 void core_waits_start(struct core *c)
 {
-    const struct config *cfg = c->env.cfg;
     struct waits *ws = xcalloc(1, sizeof(*ws));
-    const struct rconn_options opt = {.url = cfg->redis_url,
-                                      .prefix = cfg->redis_prefix,
-                                      .timeout_ms = (unsigned)cfg->redis_timeout_ms,
-                                      .max_inflight = 64,
-                                      .subscriber = true,
-                                      .on_up = on_up,
-                                      .on_message = on_message,
-                                      .on_subscribed = on_subscribed,
-                                      .arg = ws};
 
     ws->core = c;
     TAILQ_INIT(&ws->list);
-    for (int k = 0; k < WAIT_KINDS; k++)
-        ws->channels[k] = xasprintf("%s:%s", cfg->redis_prefix, channel_names[k]);
-    ws->sub = rconn_new(&opt, c->env.ops, c->env.loop);
+    for (int k = 0; k < WAIT_KINDS; k++) {
+        ws->channels[k].waits = ws;
+        ws->channels[k].kind = (enum wait_kind)k;
+        ws->channels[k].listener =
+            (struct hub_listener){.message = on_message, .look = on_look, .arg = &ws->channels[k]};
+    }
     c->waits = ws;
 }
 
@@ -123,17 +114,21 @@ static void wait_over(struct wait *w, enum core_status status, const char *why)
 {
     struct core *c = w->op.core;
     struct waits *ws = c->waits;
+    struct core_file archive = {.size = w->size};
 
     if (w->waiting) {
         TAILQ_REMOVE(&ws->list, w, link);
         if (--ws->ct[w->kind] == 0)
-            rconn_unsubscribe(ws->sub, ws->channels[w->kind]);
+            hub_unlisten(c->hub, &ws->channels[w->kind].listener);
         if (w->timer)
             c->env.ops->timer_stop(c->env.loop, w->timer);
     }
     w->waiting = false;
     w->over = true;
-    core_end(&w->op, &(struct core_answer){.status = status, .why = why});
+    memcpy(archive.sha256, w->sha256, sizeof(archive.sha256));
+    core_end(&w->op,
+             &(struct core_answer){
+                 .status = status, .why = why, .files = &archive, .file_ct = *w->sha256 ? 1 : 0});
     if (!w->checking)
         wait_free(w);
 }
@@ -163,10 +158,9 @@ static void wait_begin(struct wait *w)
     }
     w->waiting = true;
     TAILQ_INSERT_TAIL(&ws->list, w, link);
-    w->timer =
-        c->env.ops->timer_start(c->env.loop, (unsigned)c->env.cfg->wish_wait_ms, wait_late, w);
+    w->timer = c->env.ops->timer_start(c->env.loop, w->wait_ms, wait_late, w);
     if (ws->ct[w->kind]++ == 0)
-        rconn_subscribe(ws->sub, ws->channels[w->kind]); /* and look when it is confirmed */
+        hub_listen(c->hub, &ws->channels[w->kind].listener, channel_names[w->kind]);
     wait_check(w);
 }
 
@@ -259,13 +253,14 @@ static void wait_check(struct wait *w)
 /* ---- prealloc ---- */
 
 static struct wait *wait_new(struct core *c, enum wait_kind kind, const char *image,
-                             core_done_fn *done, void *arg)
+                             unsigned wait_ms, core_done_fn *done, void *arg)
 {
     struct wait *w = xcalloc(1, sizeof(*w));
 
     w->op = (struct core_op){.core = c, .done = done, .arg = arg};
     w->kind = kind;
     w->image = xstrdup(image);
+    w->wait_ms = wait_ms;
     return w;
 }
 
@@ -283,9 +278,9 @@ static void pool_wished(void *op, const char *status, redisReply *r, const char 
 }
 
 void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
-                   unsigned memory_mb, core_done_fn *done, void *arg)
+                   unsigned memory_mb, unsigned wait_ms, core_done_fn *done, void *arg)
 {
-    struct wait *w = wait_new(c, WAIT_POOL, image, done, arg);
+    struct wait *w = wait_new(c, WAIT_POOL, image, wait_ms, done, arg);
     char count[16], cores[16], memory[16];
     const char *argv[] = {image, count, cores, memory};
 
@@ -325,12 +320,13 @@ static void build_stored(void *arg, const struct core_answer *a)
         return;
     }
     memcpy(w->sha256, a->files[0].sha256, sizeof(w->sha256));
+    w->size = a->files[0].size;
     snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
     core_script(&w->op, &script_wish_build, 3, argv, NULL, build_wished);
 }
 
-void core_build(struct core *c, const char *name, const void *data, size_t len, core_done_fn *done,
-                void *arg)
+void core_build(struct core *c, const char *name, const void *data, size_t len, unsigned wait_ms,
+                core_done_fn *done, void *arg)
 {
-    core_store(c, data, len, build_stored, wait_new(c, WAIT_BUILD, name, done, arg));
+    core_store(c, data, len, build_stored, wait_new(c, WAIT_BUILD, name, wait_ms, done, arg));
 }

@@ -6,6 +6,7 @@
 #include "services/api/server.h"
 #include "services/api/store_route.h"
 #include "services/api/tango.h"
+#include "services/api/v1.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -58,11 +59,12 @@ static void raise_descriptors(int64_t connections)
 
 static struct route *all_routes(size_t *ret_ct)
 {
-    struct route *all = xcalloc(tango_route_ct + store_route_ct, sizeof(*all));
+    struct route *all = xcalloc(tango_route_ct + store_route_ct + v1_route_ct, sizeof(*all));
 
     memcpy(all, tango_routes, tango_route_ct * sizeof(*all));
     memcpy(all + tango_route_ct, store_routes, store_route_ct * sizeof(*all));
-    *ret_ct = tango_route_ct + store_route_ct;
+    memcpy(all + tango_route_ct + store_route_ct, v1_routes, v1_route_ct * sizeof(*all));
+    *ret_ct = tango_route_ct + store_route_ct + v1_route_ct;
     return all;
 }
 

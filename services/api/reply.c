@@ -19,14 +19,21 @@ const char *reply_reason(int status)
         const char *reason;
     } reasons[] = {{200, "OK"},
                    {201, "Created"},
+                   {202, "Accepted"},
+                   {204, "No Content"},
+                   {206, "Partial Content"},
                    {304, "Not Modified"},
                    {400, "Bad Request"},
                    {401, "Unauthorized"},
+                   {403, "Forbidden"},
                    {404, "Not Found"},
                    {405, "Method Not Allowed"},
                    {408, "Request Timeout"},
+                   {409, "Conflict"},
                    {413, "Request Entity Too Large"},
+                   {416, "Range Not Satisfiable"},
                    {422, "Unprocessable Entity"},
+                   {429, "Too Many Requests"},
                    {503, "Service Unavailable"},
                    {507, "Insufficient Storage"}};
 
@@ -70,16 +77,16 @@ static bool etag_matches(const struct call *c, const char *etag)
 static bool begin(struct call *c, int status, const char *type, const char *etag, size_t len)
 {
     h2o_req_t *req = c->req;
-    bool same = etag && status == 200 && etag_matches(c, etag);
+    bool same = etag && *etag && status == 200 && etag_matches(c, etag);
 
     req->res.status = same ? 304 : status;
     req->res.reason = reply_reason(req->res.status);
     req->res.content_length = len; /* without it h2o ends the connection or sends chunks */
     if (atomic_load_explicit(&c->loop->server->draining, memory_order_relaxed))
         req->http1_is_persistent = 0;
-    if (!same)
+    if (!same && type)
         add_header(req, "content-type", "Content-Type", type);
-    if (etag)
+    if (etag && *etag)
         add_header(req, "etag", "Etag", pool_text(req, etag));
     return !same;
 }
@@ -164,13 +171,13 @@ static void stream_gone(void *p)
     s->stop(s);
 }
 
-int reply_stream_begin(struct call *c, struct reply_stream *s, const char *type, const char *etag,
-                       size_t len)
+int reply_stream_begin(struct call *c, struct reply_stream *s, int status, const char *type,
+                       const char *etag, size_t len)
 {
     h2o_req_t *req = c->req;
     struct reply_stream **anchor;
 
-    if (!req || !begin(c, 200, type, etag, len)) {
+    if (!req || !begin(c, status, type, etag, len)) {
         if (req)
             send_whole(c, "", 0);
         else
@@ -184,7 +191,7 @@ int reply_stream_begin(struct call *c, struct reply_stream *s, const char *type,
     s->req = req;
     c->req = NULL;
     *c->anchor = NULL;
-    call_end(c, 200, len);
+    call_end(c, status, len);
     h2o_start_response(req, &s->generator);
     s->next(s);
     return 1;

@@ -6,13 +6,14 @@
 #include "services/api/call.h"
 #include "services/api/out.h"
 
+/* `type` of an answer without a body is NULL. */
 /* 200 with JSON. */
 void reply_json(struct call *c, const struct buf *b);
 /* 200 with {"statusId": ..., "statusMsg": ...}. */
 void reply_status(struct call *c, int status_id, const char *text);
 /* An error page, as Tornado's: 400, 404, 405, 413, 500, 503. */
 void reply_html(struct call *c, int status);
-/* `etag` NULL: the quoted SHA-1 of a GET's body; an If-None-Match of it gets a 304. */
+/* `etag` "": none; NULL: the quoted SHA-1 of a GET's body; an If-None-Match of it gets a 304. */
 void reply_bytes(struct call *c, int status, const char *type, const char *etag, const void *data,
                  size_t len);
 
@@ -29,9 +30,10 @@ struct reply_stream {
     void (*next)(struct reply_stream *s); /* wants reply_stream_send() */
     void (*stop)(struct reply_stream *s); /* the last call; frees it */
 };
-/* 1: begun, and `next` was called; 0: answered 304, `stop` was called. */
-int reply_stream_begin(struct call *c, struct reply_stream *s, const char *type, const char *etag,
-                       size_t len);
+/* len SIZE_MAX: it is not known. 1: begun, and `next` was called; 0: answered 304, `stop` was
+ * called. */
+int reply_stream_begin(struct call *c, struct reply_stream *s, int status, const char *type,
+                       const char *etag, size_t len);
 /* `data` must live until the next call of `next` or `stop`. */
 void reply_stream_send(struct reply_stream *s, const void *data, size_t len, bool last);
 /* What was promised can not be sent: cuts the connection. */

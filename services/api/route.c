@@ -17,8 +17,11 @@ static unsigned method_bit(const char *m, size_t len)
     static const struct {
         const char *name;
         unsigned bit;
-    } methods[] = {
-        {"GET", ROUTE_GET}, {"POST", ROUTE_POST}, {"PUT", ROUTE_PUT}, {"HEAD", ROUTE_HEAD}};
+    } methods[] = {{"GET", ROUTE_GET},
+                   {"POST", ROUTE_POST},
+                   {"PUT", ROUTE_PUT},
+                   {"HEAD", ROUTE_HEAD},
+                   {"DELETE", ROUTE_DELETE}};
 
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
         if (len == strlen(methods[i].name) && memcmp(m, methods[i].name, len) == 0)
@@ -120,17 +123,32 @@ int route_find(const struct route *routes, size_t route_ct, const char *method, 
     int status = 404;
 
     ret->route = NULL;
+    ret->allowed = 0;
     ret->method = method_bit(method, method_len);
     split(path, query ? (size_t)(query - path) : path_len, &segments);
     for (size_t i = 0; i < route_ct; i++) {
         if (!match(routes[i].pattern, &segments, ret))
             continue;
         ret->route = &routes[i];
+        ret->allowed |= routes[i].methods;
         if (routes[i].methods & ret->method)
             return 200;
         status = 405;
     }
     return status;
+}
+
+bool route_is_versioned(const char *path, size_t len, unsigned *ret_version)
+{
+    size_t i = 2;
+    unsigned n = 0;
+
+    if (len < 3 || path[0] != '/' || path[1] != 'v' || path[2] < '0' || path[2] > '9')
+        return false;
+    for (; i < len && i < 8 && path[i] >= '0' && path[i] <= '9'; i++)
+        n = n * 10 + (unsigned)(path[i] - '0');
+    *ret_version = n;
+    return i == len || path[i] == '/' || path[i] == '?';
 }
 
 static int hex_value(char c)

@@ -22,6 +22,7 @@ enum route_method {
     ROUTE_POST = 2,
     ROUTE_PUT = 4,
     ROUTE_HEAD = 8,
+    ROUTE_DELETE = 16,
 };
 
 /* How much body a route takes, never more than max_body_bytes of the configuration. */
@@ -30,6 +31,10 @@ enum route_body {
     ROUTE_BODY_BIG,   /* as much as the configuration allows */
 };
 #define ROUTE_SMALL_BYTES (4u << 20)
+
+/* Who may. The first is of Tango's dialect (a :key in the path) and of the store (store_key); the
+ * others show `Authorization: Bearer`, and get problem+json when something is wrong. */
+enum route_scope { ROUTE_OLD, ROUTE_OPEN, ROUTE_READ, ROUTE_WRITE, ROUTE_ADMIN };
 
 #define ROUTE_PARAMS 3
 
@@ -41,6 +46,7 @@ struct route {
     const char *pattern;
     enum route_body body;
     void (*handle)(struct call *c);
+    enum route_scope scope;
 };
 
 struct route_param {
@@ -53,12 +59,16 @@ struct route_match {
     unsigned method;
     struct route_param param[ROUTE_PARAMS];
     unsigned param_ct;
+    unsigned allowed; /* methods of the path; for 405 */
 };
 
 /* `path` may have a query behind '?', which is ignored. Returns 200 and *ret, or 404, or 405 (then
  * ret->route is one that has the path). */
 int route_find(const struct route *routes, size_t route_ct, const char *method, size_t method_len,
                const char *path, size_t path_len, struct route_match *ret);
+
+/* Is it below /v1, or another version's name? Those get problem+json whatever is wrong. */
+bool route_is_versioned(const char *path, size_t len, unsigned *ret_version);
 
 /* Percent-decodes once; '+' is a plus sign. Writes at most p.len bytes and a NUL, and returns the
  * length; -1 when a '%' has no two hex digits behind it or the result is not UTF-8. */

@@ -10,4 +10,12 @@
 void send_stored(struct call *c, const char *sha256,
                  void (*failed)(struct call *c, const struct core_answer *a));
 
+/* The bytes of the file from `begin` to `end` (UINT64_MAX: to its own), or of those the range that
+ * the client asks for: 200, 206, or 416 as a problem. */
+void send_stored_part(struct call *c, const char *sha256, uint64_t begin, uint64_t end,
+                      void (*failed)(struct call *c, const struct core_answer *a));
+
+/* The same for bytes that are here and may become more: no ETag, and the total of a 206 is "*". */
+void send_growing(struct call *c, const void *data, size_t len);
+
 #endif

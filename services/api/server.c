@@ -7,6 +7,7 @@
 #include "services/api/call.h"
 #include "services/api/conn.h"
 #include "services/api/listen.h"
+#include "services/api/sse.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -105,8 +106,10 @@ static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct er
                                           .store = s->store,
                                           .workers = s->workers,
                                           .gate = &l->gate,
+                                          .meter = &s->meter,
                                           .ops = &hloop_ops,
                                           .loop = l->hloop});
+    l->streams = streams_new(l);
     l->conns = conns_new(l, fd);
     return 0;
 }

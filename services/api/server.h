@@ -25,12 +25,14 @@ struct server {
     h2o_globalconf_t h2o;
     atomic_llong body_bytes; /* of bodies in flight */
     atomic_llong conn_ct;
+    struct core_meter meter;
     atomic_bool draining;
     struct loop *loops;
     unsigned loop_ct;
 };
 
 struct conns;
+struct streams;
 
 /* What belongs to one thread. */
 struct loop {
@@ -40,6 +42,7 @@ struct loop {
     struct work_gate gate;
     struct core *core;
     struct conns *conns;
+    struct streams *streams;            /* sse.c */
     h2o_multithread_receiver_t control; /* "drain" from another thread */
     pthread_t thread;
 };

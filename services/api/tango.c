@@ -365,7 +365,7 @@ static void build(struct call *c)
     }
     if (tango_name_ok(c, "imageName", name_check_image(name, len)))
         core_build(c->loop->core, h2o_strdup(&c->req->pool, name, len).base, c->req->entity.base,
-                   c->req->entity.len, built, c);
+                   c->req->entity.len, (unsigned)c->loop->server->cfg->wish_wait_ms, built, c);
 }
 
 const struct route tango_routes[] = {

@@ -333,7 +333,10 @@ static void looked_up(void *arg, const struct core_answer *a)
     }
     check(add, c->loop->server->cfg, a);
     if (!add->line_ct) {
-        core_accept(core, add->job, add->dup, accepted, c);
+        core_accept(core, add->job,
+                    &(struct core_once){
+                        .dup = add->dup, .digest = "", .ms = c->loop->server->cfg->dup_window_ms},
+                    accepted, c);
         return;
     }
     for (size_t i = 0; i < add->job->file_ct; i++)
@@ -485,5 +488,6 @@ void tango_prealloc(struct call *c)
     }
     if (take_shape(c, &shape))
         core_prealloc(c->loop->core, c->param[1], (unsigned)n, (unsigned)(shape.cores * 1000),
-                      (unsigned)shape.memory, preallocated, c);
+                      (unsigned)shape.memory, (unsigned)c->loop->server->cfg->wish_wait_ms,
+                      preallocated, c);
 }

@@ -134,9 +134,10 @@ static int close_job(struct dispatcher *d, const struct closing *x, struct error
     if (rc < 0)
         return rc;
     size = number((int64_t)info.size);
-    const char *argv[] = {
-        NULL,        x->id,     now.text,  job_verdict_name(VERDICT_INFRASTRUCTURE),
-        info.sha256, size.text, x->message};
+    enum job_verdict verdict =
+        strcmp(x->why, "cancel") == 0 ? VERDICT_CANCELLED : VERDICT_INFRASTRUCTURE;
+    const char *argv[] = {NULL,        x->id,     now.text,  job_verdict_name(verdict),
+                          info.sha256, size.text, x->message};
     rc = dispatcher_ask(d, &script_close, ARRAY_SIZE(argv), argv, NULL, &r, err);
     if (rc == -EAGAIN)
         return 0; /* it waits no more */

@@ -55,6 +55,8 @@ static void close_told(struct dispatcher *d, const char *why, const char *id, co
         snprintf(text, sizeof(text),
                  "Internal error: Job waited for over %lld seconds and was given up",
                  (long long)d->cfg->queue_max_age_s);
+    else if (strcmp(why, "cancel") == 0)
+        snprintf(text, sizeof(text), "Error: Job was cancelled");
     else if (strcmp(why, "poison") == 0)
         snprintf(
             text, sizeof(text),

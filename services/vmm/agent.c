@@ -201,7 +201,8 @@ static void do_register(struct agent *a)
 
 /* ---- beats ---- */
 
-/* The answer is: "ok", drain, then any of "+" id token body n c, "-" id token. */
+/* The answer is: "ok", drain, then any of "+" id token body n c, "-" id token, "x" id token
+ * (cancelled; the message may have been lost). */
 static void take_answer(struct agent *a, const redisReply *r)
 {
     for (size_t i = 2; i < r->elements;) {
@@ -216,8 +217,9 @@ static void take_answer(struct agent *a, const redisReply *r)
             snprintf(x.token, sizeof(x.token), "%s", reply_str(r, i + 2));
             begin(a, &x);
             i += 6;
-        } else if (what[0] == '-' && i + 2 < r->elements) {
-            stop_one(a, reply_str(r, i + 1), reply_str(r, i + 2), KILL_FENCED);
+        } else if ((what[0] == '-' || what[0] == 'x') && i + 2 < r->elements) {
+            stop_one(a, reply_str(r, i + 1), reply_str(r, i + 2),
+                     what[0] == 'x' ? KILL_CANCEL : KILL_FENCED);
             i += 3;
         } else {
             log_event(LOG_ERROR_, "renew.answer", "word", what, NULL);

@@ -62,15 +62,16 @@ static bool tell(struct attempt *a, const struct script *s, int argc, const char
     return false;
 }
 
-static bool store_feedback(const struct report *r, struct store_info *info)
+static bool store_feedback(const struct report *r, struct store_info *info, size_t *begins)
 {
     static const struct job nameless = {.name = (char *)"?"};
     struct attempt *a = r->a;
     const struct job *job = r->job ? r->job : &nameless;
     struct buf text = BUF_INIT(r->output_len + FEEDBACK_SLACK);
     int64_t now = clock_wall_ms();
-    verdict_feedback(r->result, r->steps, job, a->id, r->job ? job->accepted_ms : now, now,
-                     a->charged + 1, r->output ? r->output : "", r->output_len, &text);
+    *begins =
+        verdict_feedback(r->result, r->steps, job, a->id, r->job ? job->accepted_ms : now, now,
+                         a->charged + 1, r->output ? r->output : "", r->output_len, &text);
     bool stored = false;
     for (unsigned tries = 0; !stored && !give_up(a, tries); tries++) {
         struct error err = ERROR_INIT;
@@ -88,20 +89,23 @@ void report_commit(const struct report *r)
 {
     struct attempt *a = r->a;
     struct store_info info;
-    if (!store_feedback(r, &info))
+    size_t begins = 0;
+    if (!store_feedback(r, &info, &begins))
         return;
-    char now[24], size[24];
+    char now[24], size[24], at[24];
     snprintf(now, sizeof(now), "%lld", (long long)clock_wall_ms());
     snprintf(size, sizeof(size), "%llu", (unsigned long long)info.size);
-    const char *argv[8] = {a->id,
+    snprintf(at, sizeof(at), "%zu", begins);
+    const char *argv[9] = {a->id,
                            a->token,
                            now,
                            job_verdict_name(r->result->verdict),
                            info.sha256,
                            size,
                            r->result->message,
+                           at,
                            r->result->counter};
-    tell(a, &script_commit, r->result->counter ? 8 : 7, argv);
+    tell(a, &script_commit, r->result->counter ? 9 : 8, argv);
 }
 
 void report_giveback(struct attempt *a, const struct result *x)

@@ -154,10 +154,12 @@ int verdict_final(const char *text, size_t len, const struct verdict_context *c,
 
 /* ---- feedback ---- */
 
-void verdict_feedback(const struct result *r, const struct feedback_steps *steps,
-                      const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
-                      unsigned tries, const char *output, size_t output_len, struct buf *out)
+size_t verdict_feedback(const struct result *r, const struct feedback_steps *steps,
+                        const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
+                        unsigned tries, const char *output, size_t output_len, struct buf *out)
 {
+    size_t begins;
+
     if (r->gave_up) {
         feedback_received(out, job->name, id, received_ms);
         feedback_gave_up(out, now_ms, tries, steps, r->why);
@@ -166,6 +168,7 @@ void verdict_feedback(const struct result *r, const struct feedback_steps *steps
         feedback_render(out, job->name, id, received_ms, now_ms, r->message, true);
     }
     buf_appends(out, r->lines);
+    begins = out->len;
     if (r->elided > 0 && r->head <= output_len) {
         buf_append(out, output, (size_t)r->head);
         buf_appends(out, GAP);
@@ -173,4 +176,5 @@ void verdict_feedback(const struct result *r, const struct feedback_steps *steps
         output_len -= (size_t)r->head;
     }
     buf_append(out, output, output_len);
+    return begins;
 }

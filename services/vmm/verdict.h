@@ -55,10 +55,11 @@ void verdict_refused(const char *why, struct result *ret);
 /* Infrastructure has spoilt as many tries as there are. */
 void verdict_gave_up(const char *why, struct result *ret);
 
-/* The whole feedback. Times are wall ms; output is what the job wrote, with the gap where r says.
+/* The whole feedback; returns where in it the output begins (with the gap, it is all from there
+ * on). Times are wall ms; output is what the job wrote, with the gap where r says.
  */
-void verdict_feedback(const struct result *r, const struct feedback_steps *steps,
-                      const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
-                      unsigned tries, const char *output, size_t output_len, struct buf *out);
+size_t verdict_feedback(const struct result *r, const struct feedback_steps *steps,
+                        const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
+                        unsigned tries, const char *output, size_t output_len, struct buf *out);
 
 #endif

@@ -44,8 +44,8 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
     free(found);
 }
 
-void core_accept(struct core *c, const struct job *job, const char *dup, core_done_fn *done,
-                 void *arg)
+void core_accept(struct core *c, const struct job *job, const struct core_once *once,
+                 core_done_fn *done, void *arg)
 {
     struct buf b = BUF_INIT(JOB_BODY_MAX);
 
@@ -54,7 +54,7 @@ void core_accept(struct core *c, const struct job *job, const char *dup, core_do
     assert_int_equal(job_encode(job, &b), 0);
     assert_int_equal(job_decode(b.data, b.len, &taken, NULL), 0);
     buf_free(&b);
-    snprintf(taken_dup, sizeof(taken_dup), "%s", dup);
+    snprintf(taken_dup, sizeof(taken_dup), "%s", once->dup);
     done(arg, &(struct core_answer){.id = 7, .why = ""});
 }
 
@@ -72,9 +72,10 @@ void core_reject(struct core *c, const struct job *job, const char *const *lines
 }
 
 void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
-                   unsigned memory_mb, core_done_fn *done, void *arg)
+                   unsigned memory_mb, unsigned wait_ms, core_done_fn *done, void *arg)
 {
     (void)c;
+    (void)wait_ms;
     snprintf(said, sizeof(said), "%s %u %u %u", image, n, cores_milli, memory_mb);
     done(arg, &(struct core_answer){.status = CORE_LATE, .why = "later"});
 }

@@ -308,6 +308,26 @@ static void test_keys(void **state)
     load_bad(NULL, "environment MILONGA_KEYS: keys is empty");
 }
 
+static void test_scopes(void **state)
+{
+    (void)state;
+    setenv("MILONGA_KEYS", "one, main/read:two", 1);
+    struct config *c = load_ok(NULL);
+    assert_int_equal(c->key_list[0].scope, SCOPE_ADMIN); /* nobody else is here */
+    assert_int_equal(c->key_list[1].scope, SCOPE_READ);
+    assert_string_equal(c->key_list[1].tenant, "main");
+    config_free(c);
+    setenv("MILONGA_KEYS", "one, cs/admin:two, cs:three", 1);
+    c = load_ok(NULL);
+    assert_int_equal(c->key_list[0].scope, SCOPE_WRITE);
+    assert_int_equal(c->key_list[1].scope, SCOPE_ADMIN);
+    assert_int_equal(c->key_list[2].scope, SCOPE_WRITE);
+    config_free(c);
+    setenv("MILONGA_KEYS", "cs/root:two", 1);
+    load_bad(NULL, "names a scope that is none");
+    unsetenv("MILONGA_KEYS");
+}
+
 static void test_secrets_are_never_shown(void **state)
 {
     static const char *const lines[] = {"keys = hunter2, hunter2\n", "keys = hunter2/x\n",
@@ -723,6 +743,7 @@ int main(void)
         TEST(test_file_forms),
         TEST(test_environment_wins_over_file_and_ours_over_tangos),
         TEST(test_keys),
+        TEST(test_scopes),
         TEST(test_secrets_are_never_shown),
         TEST(test_tango_variables),
         TEST(test_tango_variables_that_say_nothing),

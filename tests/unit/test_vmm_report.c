@@ -90,7 +90,7 @@ bool agent_wait_up(struct agent *a, int64_t deadline)
     return true;
 }
 
-void verdict_feedback(const struct result *r, const struct feedback_steps *steps,
+size_t verdict_feedback(const struct result *r, const struct feedback_steps *steps,
                       const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
                       unsigned tries, const char *output, size_t output_len, struct buf *out)
 {
@@ -102,6 +102,7 @@ void verdict_feedback(const struct result *r, const struct feedback_steps *steps
     (void)now_ms;
     (void)tries;
     buf_append(out, output, output_len);
+    return out->len - output_len;
 }
 
 static const struct config cfg = {.retry_base_ms = 1000, .retry_cap_ms = 60000};

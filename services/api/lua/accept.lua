@@ -1,22 +1,28 @@
 #!lua
 -- ARGV: run id, now, tenant, lab, output file, class, placement text, has callback 0/1, dup hex or "", dup ms, most live jobs, body, most
--- bytes of live bodies.
+-- bytes of live bodies, digest of the request or "", id of the job that it repeats or "".
 -- One accepted job: its id, body and state, and its place in the queue.
 if call('HGET', P .. 'meta', 'run_id') ~= ARGV[1] then return {'stale'} end
 local dup = ARGV[9] ~= '' and P .. 'dup:' .. ARGV[9]
 if dup then
   local same = call('GET', dup)
-  if same then return {'dup', same} end
+  if same then return {'dup', string.match(same, '^%d+'), string.match(same, ' (.*)$') or ''} end
 end
-if call('ZCARD', P .. 'alive') >= tonumber(ARGV[11]) then return {'full', 'jobs'} end
+-- How fast there is room again: those that finished in the last five minutes.
+local function finished()
+  return tostring(call('ZCOUNT', P .. 'dead', ARGV[2] - 300000, '+inf'))
+end
+if call('ZCARD', P .. 'alive') >= tonumber(ARGV[11]) then return {'full', 'jobs', finished()} end
 local bytes = tonumber(call('HGET', P .. 'meta', 'live_bytes') or 0) or 0
-if bytes + #ARGV[12] > tonumber(ARGV[13]) then return {'full', 'bytes'} end
+if bytes + #ARGV[12] > tonumber(ARGV[13]) then return {'full', 'bytes', finished()} end
 local id, why = next_id(ARGV[1])
 if not id then return {why} end
 local now, tenant = ARGV[2], ARGV[3]
 local pl = placement(ARGV[7])
 place_take(pl)
-call('HSET', P .. 'j:' .. id, 's', 'q', 'te', tenant, 'la', ARGV[4], 'of', ARGV[5], 'pl', pl, 'cl', ARGV[6], 'at', now)
+call('HSET', P .. 'j:' .. id, 's', 'q', 'te', tenant, 'la', ARGV[4], 'of', ARGV[5], 'pl', pl, 'cl', ARGV[6], 'at', now,
+  'st', string.format('%.0f', clock()))
+if (ARGV[15] or '') ~= '' then call('HSET', P .. 'j:' .. id, 'rq', ARGV[15]) end
 if ARGV[8] == '1' then call('HSET', P .. 'j:' .. id, 'cb', 1) end
 call('SET', P .. 'b:' .. id, ARGV[12])
 room('live_bytes', #ARGV[12])
@@ -24,7 +30,8 @@ lab_used(tenant, ARGV[4], now)
 call('ZADD', P .. 'alive', now, id)
 call('ZADD', P .. 'live:' .. tenant, id, id)
 enqueue(id)
-if dup then call('SET', dup, id, 'PX', ARGV[10]) end
+if dup then call('SET', dup, (ARGV[14] or '') == '' and id or id .. ' ' .. ARGV[14], 'PX', ARGV[10]) end
 call('HINCRBY', P .. 'stats', 'job_requests', 1)
+tell_job(id, 'accepted')
 wake()
 return {'ok', id}

@@ -17,5 +17,6 @@ for _, old in ipairs(surplus(P .. 'rejected', math.max(tonumber(ARGV[6]), 1), 0,
 end
 call('HINCRBY', P .. 'stats', 'job_requests', 1)
 call('HINCRBY', P .. 'stats', 'v_rejected', 1)
+tell_job(id, 'line')
 wake()
 return {'ok', id}

@@ -27,7 +27,8 @@ local function assign(id, n, v, alone)
   end
   local try = call('HINCRBY', j, 'n', 1)
   local token = gen .. '.' .. string.format('%d', try)
-  call('HSET', j, 's', 'a', 't', token, 'v', v)
+  enter(id, 'a')
+  call('HSET', j, 't', token, 'v', v)
   call('HSET', P .. 'vmm:' .. v .. ':run', id, token)
   if alone then call('HSET', P .. 'vmm:' .. v, 'solo', id) end
   trace(id, now, 'dispatched', string.format('%d', try - 1))
@@ -35,6 +36,7 @@ local function assign(id, n, v, alone)
   local epoch = call('HGET', P .. 'vmm:' .. v, 'epoch') or ''
   call('PUBLISH', P .. 'v:' .. v,
     'a' .. cmsgpack.pack({id, token, try, tonumber(h[3]) or 0, call('GET', P .. 'b:' .. id), epoch}))
+  tell_job(id, 'dispatched')
   reply[#reply + 1] = id
   reply[#reply + 1] = v
 end

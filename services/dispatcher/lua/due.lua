@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- ARGV: fence, now, most, longest delay, oldest allowed accepted time, offset among those that are older.
 -- What has waited long enough goes back to its queue. "ok", next offset, then why, id and a detail of each job that is to be
--- closed: "poison" (it keeps losing its workers), "broken" (its record is damaged), "age". Those stay where they are until
--- `close`, and are told again, so that nothing is forgotten by a dispatcher that dies in between. Two clocks that disagree can
--- not make a delay longer than the longest.
+-- closed: "cancel" (it was cancelled, and then its worker was lost), "poison" (it keeps losing its workers), "broken" (its
+-- record is damaged), "age". Those stay where they are until `close`, and are told again, so that nothing is forgotten by a
+-- dispatcher that dies in between. Two clocks that disagree can not make a delay longer than the longest.
 if not leads(ARGV[1]) then return {'deposed'} end
 local now, most, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[6])
 local AGAIN = 30000
@@ -26,7 +26,7 @@ local function look(id)
   local wrong = flaw(id)
   local j = P .. 'j:' .. id
   local sound = call('TYPE', j).ok == 'hash'
-  local h = sound and call('HMGET', j, 's', 'k') or {}
+  local h = sound and call('HMGET', j, 's', 'k', 'cx') or {}
   if h[1] and h[1] ~= 'q' then
     if not is_adrift(id) then
       call('ZREM', delay, id)
@@ -35,7 +35,10 @@ local function look(id)
     call('HSET', j, 's', 'q') -- for `close`
     wrong = wrong or 'it is nowhere'
   end
-  if wrong or call('HEXISTS', P .. 'broken', id) == 1 then
+  if h[3] and not wrong then
+    later(id)
+    close('cancel', id, '')
+  elseif wrong or call('HEXISTS', P .. 'broken', id) == 1 then
     later(id)
     close('broken', id, wrong or call('HGET', P .. 'broken', id))
   elseif (tonumber(h[2] or 0) or 0) >= POISON then

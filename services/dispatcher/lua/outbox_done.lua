@@ -12,6 +12,7 @@ if how == 'sent' or how == 'failed' then
   call('ZREM', key, id)
   call('ZREM', P .. 'outbox_at', id)
   call('DEL', ob)
+  call('HSET', P .. 'j:' .. id, 'cs', how, 'cy', ARGV[4])
   call('HINCRBY', P .. 'stats', 'callbacks_' .. how, 1)
 else
   call('ZADD', key, ARGV[5], id)

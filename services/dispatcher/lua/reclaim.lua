@@ -8,5 +8,6 @@ if h[3] ~= 'up' or h[1] ~= ARGV[3] or (h[2] or '') ~= ARGV[4] then return {'move
 local had = lose(ARGV[2], ARGV[5])
 call('HSET', key, 'state', 'lost')
 call('PUBLISH', P .. 'pools', ARGV[2])
+tell_vmm(ARGV[2], 'lost')
 wake()
 return {'ok', string.format('%d', had)}

@@ -10,4 +10,5 @@ if old_state == 'wanted' or (old_state == 'failed' and state == 'done') then
   call('HSET', P .. 'build', name, state .. ' ' .. sha .. ' ' .. ARGV[4])
 end
 call('PUBLISH', P .. 'builds', name)
+tell(string.format('image %s %.0f %s', state, clock(), name))
 return {'ok'}

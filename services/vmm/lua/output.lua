@@ -5,5 +5,8 @@ local id, token = ARGV[1], ARGV[2]
 if not holds(id, token) then return {'fenced'} end
 local key = P .. 'o:' .. id
 local at, len = tonumber(ARGV[3]), call('STRLEN', key)
-if at and at <= len then len = call('SETRANGE', key, at, ARGV[4]) end
+if at and at <= len then
+  len = call('SETRANGE', key, at, ARGV[4])
+  call('PUBLISH', key, 'o' .. token .. ' ' .. ARGV[3] .. ' ' .. ARGV[4]) -- to whoever watches it
+end
 return {'ok', tostring(len)}

@@ -5,4 +5,5 @@ if h[1] ~= ARGV[2] or h[2] ~= 'up' then return {'stale'} end
 call('DEL', key .. ':pool')
 for i = 3, #ARGV, 2 do call('HSET', key .. ':pool', ARGV[i], ARGV[i + 1]) end
 call('PUBLISH', P .. 'pools', ARGV[1])
+tell(string.format('pool changed %.0f %s', clock(), ARGV[1]))
 return {'ok'}

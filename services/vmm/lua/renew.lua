@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- ARGV: vmm, epoch, beat, now, then "id token" of each attempt that is held.
 -- The beat of a vmm's lease, and the comparison of what it holds with what it should: "+" id token body n c for each that is
--- assigned to it but not held (its message was lost), "-" id token for each held one that is no longer its own.
+-- assigned to it but not held (its message was lost), "-" id token for each held one that is no longer its own, "x" id token for
+-- each that is cancelled.
 local key = P .. 'vmm:' .. ARGV[1]
 local h = call('HMGET', key, 'epoch', 'state', 'drain')
 if h[1] ~= ARGV[2] or h[2] ~= 'up' then return {'stale'} end
@@ -30,6 +31,9 @@ for id, token in pairs(run) do
     local j = call('HMGET', P .. 'j:' .. id, 'n', 'c')
     add('+', id, token, call('GET', P .. 'b:' .. id) or '', j[1] or '0', j[2] or '0')
   end
+end
+for id, token in pairs(run) do
+  if call('HEXISTS', P .. 'j:' .. id, 'cx') == 1 then add('x', id, token) end
 end
 call('HSET', key, 'beat', ARGV[3])
 for _, id in ipairs(dead) do

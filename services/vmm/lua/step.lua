@@ -6,7 +6,7 @@ if not holds(id, token) then return {'fenced'} end
 local order = {a = 1, p = 2, r = 3, c = 4}
 local j = P .. 'j:' .. id
 local old = call('HGET', j, 's')
-if order[state] and order[state] > (order[old] or 9) then call('HSET', j, 's', state) end
+if order[state] and order[state] > (order[old] or 9) then enter(id, state) end
 for i = 4, #ARGV, 3 do
   trace(id, ARGV[i + 1], ARGV[i], ARGV[i + 2])
   if ARGV[i] == 'machine' then
@@ -14,4 +14,5 @@ for i = 4, #ARGV, 3 do
     if m then call('HSET', j, 'm', m, 'mn', name) end
   end
 end
+tell_job(id, ARGV[#ARGV - 2 > 3 and #ARGV - 2 or 0] or '')
 return {'ok'}

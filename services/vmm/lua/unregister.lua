@@ -11,5 +11,6 @@ for i = 1, #run, 2 do guard(back, run[i], run[i + 1]) end
 call('DEL', key .. ':run', key .. ':pool')
 call('HSET', key, 'state', 'down', 'drain', 0, 'why', '')
 call('PUBLISH', P .. 'pools', v)
+tell_vmm(v, 'down')
 wake()
 return {'ok'}
