@@ -219,13 +219,28 @@ static bool judge_key(struct conn *c, const struct head *h, const struct route_m
     return known;
 }
 
+/* Before a body that is large or of unknown length is taken: is there such a route, and such a key?
+ */
+static bool judge_route(struct conn *c, const struct head *h, const struct route_match *m,
+                        int status)
+{
+    unsigned version;
+
+    if (status == 200)
+        return judge_key(c, h, m);
+    if (route_is_versioned(h->path.at, h->path.len, &version))
+        refuse_problem(c, status, problem_code(status), problem_sentence(status));
+    else
+        refuse_as(c, m, status);
+    return false;
+}
+
 /* True when h2o may have it. */
 static bool judge(struct conn *c, const struct head *h, size_t have)
 {
     struct server *s = c->cs->loop->server;
     uint64_t length = h->content_length_ct ? h->content_length : 0;
     struct route_match m;
-    unsigned version;
     int status;
 
     if (!h->content_length_ct && !h->chunked)
@@ -239,18 +254,9 @@ static bool judge(struct conn *c, const struct head *h, size_t have)
     c->limit = (uint64_t)s->cfg->max_body_bytes;
     if ((status != 200 || m.route->body == ROUTE_BODY_SMALL) && c->limit > ROUTE_SMALL_BYTES)
         c->limit = ROUTE_SMALL_BYTES;
-    if (h->chunked || h->expect || (length > EARLY_BYTES && length > have - h->len)) {
-        if (status != 200 && route_is_versioned(h->path.at, h->path.len, &version)) {
-            refuse_problem(c, status, problem_code(status), problem_sentence(status));
-            return false;
-        }
-        if (status != 200) {
-            refuse_as(c, &m, status);
-            return false;
-        }
-        if (!judge_key(c, h, &m))
-            return false;
-    }
+    if ((h->chunked || h->expect || (length > EARLY_BYTES && length > have - h->len)) &&
+        !judge_route(c, h, &m, status))
+        return false;
     c->match = m;
     if (length > c->limit) {
         refuse_as(c, &m, 413);

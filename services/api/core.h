@@ -197,6 +197,9 @@ struct core_once {
 void core_accept(struct core *c, const struct job *job, const struct core_once *once,
                  core_done_fn *done, void *arg);
 
+/* Appends what decides where a job can run: docs/protocol.md, P:pl. */
+void core_place(const struct job *job, struct buf *b);
+
 /* Gives a refused job an id and puts it among the dead, with these lines as its trace. OK: a->id.
  */
 void core_reject(struct core *c, const struct job *job, const char *const *lines, size_t line_ct,
@@ -233,7 +236,6 @@ void core_cancel(struct core *c, const char *tenant, uint64_t id, core_done_fn *
 enum core_question {
     ASK_LABS,
     ASK_LAB,
-    ASK_LAB_MAKE,
     ASK_LAB_DROP,
     ASK_FILE_DROP,
     ASK_FILE,

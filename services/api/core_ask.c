@@ -15,11 +15,6 @@ static const struct script scripts[ASK_QUESTIONS] = {
             "lab",
 #include "api/lua/lab.inc"
         },
-    [ASK_LAB_MAKE] =
-        {
-            "lab_make",
-#include "api/lua/lab_make.inc"
-        },
     [ASK_LAB_DROP] =
         {
             "lab_drop",

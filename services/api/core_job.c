@@ -139,7 +139,7 @@ void core_get(struct core *c, const char *tenant, uint64_t id, core_done_fn *don
 {
     struct core_op *op = xcalloc(1, sizeof(*op));
     char text[24];
-    const char *argv[] = {tenant, text, "", "0", "", "", "", "", "0"};
+    const char *argv[] = {tenant, text, "", "0", "", "", "", "0"};
 
     *op = (struct core_op){.core = c, .done = done, .arg = arg};
     snprintf(text, sizeof(text), "%" PRIu64, id);
@@ -153,6 +153,7 @@ struct page {
     struct work work;
     redisReply *reply;
     core_render_fn *render;
+    char *image; /* NULL: any. Only the body has it, and scripts do not take that apart */
     struct buf out;
 };
 
@@ -161,6 +162,7 @@ static void page_free(struct page *p)
     if (p->reply)
         freeReplyObject(p->reply);
     buf_free(&p->out);
+    free(p->image);
     free(p);
 }
 
@@ -168,7 +170,8 @@ static void render_row(const struct core_job *j, void *arg)
 {
     struct page *p = arg;
 
-    p->render(j, p->op.core->env.cfg, &p->out);
+    if (!p->image || strcmp(p->image, j->job->image) == 0)
+        p->render(j, p->op.core->env.cfg, &p->out);
 }
 
 /* On a worker. */
@@ -217,11 +220,11 @@ void core_page(struct core *c, const char *tenant, const struct core_query *q,
 {
     struct page *p = xcalloc(1, sizeof(*p));
     char most[16], scan[16];
-    const char *argv[] = {tenant,     "",     q->cursor, most, q->states,
-                          q->verdict, q->lab, q->image,  scan};
+    const char *argv[] = {tenant, "", q->cursor, most, q->states, q->verdict, q->lab, scan};
 
     p->op = (struct core_op){.core = c, .done = done, .arg = arg};
     p->render = render;
+    p->image = q->image && *q->image ? xstrdup(q->image) : NULL;
     buf_init(&p->out, SIZE_MAX);
     snprintf(most, sizeof(most), "%u", q->most);
     snprintf(scan, sizeof(scan), "%d", SCAN_MAX);

@@ -123,8 +123,7 @@ static void submit_free(struct submit *s)
     free(s);
 }
 
-/* What decides where a job can run: docs/protocol.md, P:pl. */
-static void place_text(const struct job *job, struct buf *b)
+void core_place(const struct job *job, struct buf *b)
 {
     buf_printf(b, "%s\n", job->image);
     for (size_t i = 0; i < job->digest_ct; i++)
@@ -264,7 +263,7 @@ void core_accept(struct core *c, const struct job *job, const struct core_once *
     s->repeats = once->repeats;
     s->has_callback = job->callback_url;
     s->class = job->class;
-    place_text(job, &s->place);
+    core_place(job, &s->place);
     if (job_encode(job, &s->body) < 0)
         c->env.ops->timer_start(c->env.loop, 0, submit_too_big, s);
     else

@@ -155,13 +155,15 @@ void problems_add(struct problems *p, const char *pointer, const char *fmt, ...)
 bool problems_reply(struct problems *p, struct call *c)
 {
     char detail[120];
+    struct buf list = p->list; /* `p` may go with the call */
 
     if (p->ct == 0)
         return false;
+    p->list = (struct buf){0};
     snprintf(detail, sizeof(detail), "The request has %u problem%s, see errors", p->ct,
              p->ct > 1 ? "s" : "");
-    reply(c, 422, "invalid", detail, p->list.data);
-    buf_free(&p->list);
     p->ct = 0;
+    reply(c, 422, "invalid", detail, list.data);
+    buf_free(&list);
     return true;
 }

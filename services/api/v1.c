@@ -148,7 +148,7 @@ bool v1_body(struct call *c, json_t **ret)
     if (c->req->entity.len == 0)
         return true;
     json = json_loadb(c->req->entity.base, c->req->entity.len,
-                      JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &err);
+                      JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &err);
     if (!json) {
         problem(c, 400, "bad-json", "The body is no JSON: line %d column %d: %s", err.line,
                 err.column, err.text);
@@ -342,5 +342,6 @@ const struct route v1_routes[] = {
     {"v1.images", GET, "/v1/images", SMALL, v1_images, ROUTE_READ},
     {"v1.image", GET, "/v1/images/:image", SMALL, v1_image, ROUTE_READ},
     {"v1.image.put", ROUTE_PUT, "/v1/images/:image", ROUTE_BODY_BIG, v1_image_put, ROUTE_WRITE},
+    {"v1.image.delete", ROUTE_DELETE, "/v1/images/:image", SMALL, v1_image_delete, ROUTE_ADMIN},
 };
 const size_t v1_route_ct = ARRAY_SIZE(v1_routes);

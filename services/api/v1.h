@@ -48,6 +48,7 @@ void v1_pool_delete(struct call *c);
 void v1_images(struct call *c);
 void v1_image(struct call *c);
 void v1_image_put(struct call *c);
+void v1_image_delete(struct call *c);
 /* v1_why.c */
 void v1_why(struct call *c);
 void v1_stats(struct call *c);

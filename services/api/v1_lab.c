@@ -2,7 +2,6 @@
 
 #include "services/api/v1.h"
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "base/name.h"
 #include "services/api/send.h"
@@ -135,24 +134,23 @@ static void lab_made(void *arg, const struct core_answer *a)
     static char made;
     struct call *c = arg;
 
+    if (a->status == CORE_FULL) {
+        problem(c, 409, "lab-full", "There are as many labs as there may be (labs_max), all in use");
+        return;
+    }
     if (a->status != CORE_OK || !c->req) {
         failed(c, a);
         return;
     }
-    if (*core_text(a->tree, 1) == '1')
+    if (a->made)
         c->state = &made;
     ask_lab(c);
 }
 
 void v1_lab_put(struct call *c)
 {
-    char now[24];
-    const char *argv[] = {c->tenant, c->param[0], now};
-
-    if (!lab_ok(c))
-        return;
-    snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
-    core_ask(c->loop->core, ASK_LAB_MAKE, 3, argv, lab_made, c);
+    if (lab_ok(c))
+        core_open(c->loop->core, c->tenant, c->param[0], lab_made, c);
 }
 
 static void dropped(void *arg, const struct core_answer *a)

@@ -333,3 +333,23 @@ void v1_image_put(struct call *c)
         core_build(c->loop->core, c->param[0], c->req->entity.base, c->req->entity.len,
                    (unsigned)wait_s * 1000, built, c);
 }
+
+static void image_dropped(void *arg, const struct core_answer *a)
+{
+    struct call *c = arg;
+
+    if (a->status == CORE_CONFLICT)
+        problem(c, 409, "in-use", "Image %s is in use: %s", c->param[0], a->why);
+    else if (a->status == CORE_OK)
+        reply_bytes(c, 202, NULL, "", "", 0);
+    else
+        failed(c, a);
+}
+
+void v1_image_delete(struct call *c)
+{
+    const char *argv[] = {c->param[0]};
+
+    if (image_ok(c))
+        core_ask(c->loop->core, ASK_IMAGE_DROP, 1, argv, image_dropped, c);
+}

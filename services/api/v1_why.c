@@ -25,6 +25,7 @@ enum {
     W_LOST,
     W_CANCELLED,
     W_FINISHED,
+    W_BODY,
     W_VMMS
 };
 enum { WV_NAME, WV_STATE, WV_DRAIN, WV_SLOTS, WV_RUNNING, WV_LABELS, WV_DIGESTS, WV_BODY };
@@ -156,9 +157,22 @@ static struct reason reason_of(const redisReply *t, const struct have *h)
     return reason_of_vmms(h, core_number(t, W_RANK));
 }
 
+/* Its placement, or what that was. */
+static const char *place_of(const redisReply *t, struct buf *b)
+{
+    cleanup_job struct job *job = NULL;
+
+    if (*core_text(t, W_PLACE) ||
+        job_decode(core_text(t, W_BODY), core_text_len(t, W_BODY), &job, NULL) < 0)
+        return core_text(t, W_PLACE);
+    core_place(job, b);
+    return b->data;
+}
+
 static void render_why(const redisReply *t, const char *id, struct buf *b)
 {
-    struct need n = need_of(core_text(t, W_PLACE));
+    struct buf place = BUF_INIT(SIZE_MAX);
+    struct need n = need_of(place_of(t, &place));
     struct have h = {0};
     struct reason r;
     struct buf offers = BUF_INIT(SIZE_MAX);
@@ -192,6 +206,7 @@ static void render_why(const redisReply *t, const char *id, struct buf *b)
                    placed && h.taking && (rate > 0 || (h.room && core_number(t, W_RANK) == 0)));
     buf_printf(b, ", \"rate_per_min\": %.15g}", rate * 60);
     buf_free(&offers);
+    buf_free(&place);
 }
 
 static void why_came(void *arg, const struct core_answer *a)

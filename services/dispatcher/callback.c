@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/name.h"
+#include "services/dispatcher/webhook.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -212,12 +213,11 @@ static void set_fixed(struct callback *c)
         curl_easy_setopt(e, CURLOPT_CAINFO, c->cfg->callback_ca_file);
 }
 
-int callback_new(const struct config *cfg, const char *url, const char *output_file, char *content,
-                 size_t len, struct callback **ret, struct error *err)
+/* With a URL and a handle; its body and headers are still to come. */
+static int begin(const struct config *cfg, const char *url, struct callback **ret,
+                 struct error *err)
 {
-    cleanup_free char *owned = content;
     struct callback *c = xcalloc(1, sizeof(*c));
-    char boundary[BOUNDARY + 1];
     int rc;
 
     c->cfg = cfg;
@@ -228,13 +228,64 @@ int callback_new(const struct config *cfg, const char *url, const char *output_f
         callback_free(c);
         return rc;
     }
-    len = utf8_clean(owned, len);
-    form_make(c, owned, len, boundary);
-    headers_make(c, output_file, boundary);
-    c->deadline = clock_mono_ms() + cfg->callback_timeout_ms;
+    *ret = c;
+    return 0;
+}
+
+static void ready(struct callback *c)
+{
+    c->deadline = clock_mono_ms() + c->cfg->callback_timeout_ms;
     set_fixed(c);
     set_transfer(c);
-    *ret = c;
+}
+
+int callback_new(const struct config *cfg, const char *url, const char *output_file, char *content,
+                 size_t len, struct callback **ret, struct error *err)
+{
+    cleanup_free char *owned = content;
+    char boundary[BOUNDARY + 1];
+    int rc = begin(cfg, url, ret, err);
+
+    if (rc < 0)
+        return rc;
+    len = utf8_clean(owned, len);
+    form_make(*ret, owned, len, boundary);
+    headers_make(*ret, output_file, boundary);
+    ready(*ret);
+    return 0;
+}
+
+int callback_new_signed(const struct config *cfg, const struct job *job, const char *id,
+                        const char *verdict, char *content, size_t len, struct callback **ret,
+                        struct error *err)
+{
+    cleanup_free char *owned = content;
+    char signature[WEBHOOK_SIGNATURE], line[160], message[40];
+    int64_t now = clock_wall_ms();
+    int rc = begin(cfg, job->callback_url, ret, err);
+
+    if (rc < 0)
+        return rc;
+    len = utf8_clean(owned, len);
+    buf_init(&(*ret)->body, SIZE_MAX);
+    webhook_body(&(*ret)->body, job, id, verdict, owned, len, now);
+    snprintf(message, sizeof(message), "job_%s", id);
+    if (webhook_sign(job->callback_secret, message, now / 1000, (*ret)->body.data, (*ret)->body.len,
+                     signature) < 0) {
+        callback_free(*ret);
+        return err_set(err, ERR_PERMANENT, EINVAL, "the secret of the callback is none");
+    }
+    snprintf(line, sizeof(line), "Content-Type: application/json");
+    add_header(*ret, line);
+    snprintf(line, sizeof(line), "webhook-id: %s", message);
+    add_header(*ret, line);
+    snprintf(line, sizeof(line), "webhook-timestamp: %lld", (long long)(now / 1000));
+    add_header(*ret, line);
+    snprintf(line, sizeof(line), "webhook-signature: %s", signature);
+    add_header(*ret, line);
+    snprintf(line, sizeof(line), "Expect:");
+    add_header(*ret, line);
+    ready(*ret);
     return 0;
 }
 

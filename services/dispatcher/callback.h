@@ -8,6 +8,7 @@
 
 #include "base/config.h"
 #include "base/err.h"
+#include "wire/job.h"
 
 #include <curl/curl.h>
 #include <stdbool.h>
@@ -28,6 +29,11 @@ struct callback_result {
  * Fails (ERR_PERMANENT) on a URL that is none or is not http or https. */
 int callback_new(const struct config *cfg, const char *url, const char *output_file, char *content,
                  size_t len, struct callback **ret, struct error *err);
+/* The same in the signed form (webhook.h), for a job with a secret; the id of the message is the
+ * job's, so it is the same at each try. */
+int callback_new_signed(const struct config *cfg, const struct job *job, const char *id,
+                        const char *verdict, char *content, size_t len, struct callback **ret,
+                        struct error *err);
 void callback_free(struct callback *c); /* not while its handle is in a multi */
 
 /* The handle to put into a multi; its CURLOPT_PRIVATE is `owner`. */

@@ -221,6 +221,9 @@ static int prepare(struct outbox *o, const redisReply *e, struct callback **ret,
     rc = read_feedback(o, reply_str(e, 2), &content, &len, err);
     if (rc < 0)
         return rc;
+    if (job->callback_secret)
+        return callback_new_signed(o->d->cfg, job, reply_str(e, 0), reply_str(e, 4), content, len,
+                                   ret, err);
     return callback_new(o->d->cfg, job->callback_url, job->output_file, content, len, ret, err);
 }
 

@@ -30,7 +30,8 @@ struct builds {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool poked, stopping;
-    bool looked; /* these are its own thread's */
+    bool looked;      /* these are its own thread's */
+    char dropped[24]; /* time of the newest removal that was dealt with; ms */
     struct seen *seen;
     size_t seen_ct;
 };
@@ -127,6 +128,40 @@ static bool consider(struct builds *b, const char *name, const char *value)
     return true;
 }
 
+/* Removals that were asked for while this vmm is up. False when one is to be tried again: machines
+ * that use the image go with their pool. */
+static bool drops(struct builds *b)
+{
+    struct vmm *v = b->v;
+    struct error err = ERROR_INIT;
+    cleanup_reply redisReply *r = NULL;
+    char newest[sizeof(b->dropped)];
+    bool all = true;
+
+    memcpy(newest, b->dropped, sizeof(newest));
+    if (vmm_hgetall(v, "drop", &r, &err) < 0)
+        return true;
+    for (size_t i = 0; i + 1 < r->elements; i += 2) {
+        const char *name = reply_str(r, i), *at = reply_str(r, i + 1);
+        int rc = 0;
+
+        if (strtoll(at, NULL, 10) > strtoll(newest, NULL, 10))
+            snprintf(newest, sizeof(newest), "%s", at);
+        if (!b->looked || strtoll(at, NULL, 10) <= strtoll(b->dropped, NULL, 10) ||
+            name_check_image(name, strlen(name)) || !v->driver->remove_image)
+            continue;
+        err = (struct error)ERROR_INIT;
+        rc = v->driver->remove_image(v->backend, name, &err);
+        log_event(rc < 0 ? LOG_WARN_ : LOG_INFO_, rc < 0 ? "image.not_removed" : "image.removed",
+                  "image", name, "reason", err.msg, NULL);
+        all = all && rc == 0;
+        watch_poke(v->watch, false);
+    }
+    if (all)
+        memcpy(b->dropped, newest, sizeof(newest));
+    return all;
+}
+
 /* False when something is to be tried again. */
 static bool look(struct builds *b)
 {
@@ -139,6 +174,7 @@ static bool look(struct builds *b)
     bool all = true;
     for (size_t i = 0; i + 1 < r->elements; i += 2)
         all = consider(b, reply_str(r, i), reply_str(r, i + 1)) && all;
+    all = drops(b) && all;
     b->looked = true;
     return all;
 }

@@ -128,6 +128,9 @@ struct driver {
     /* Takes a `docker save` archive (path) into the backend under `name` (":latest" where it
      * matters). NULL: not offered. */
     int (*import)(struct backend *b, const char *path, const char *name, struct error *err);
+    /* Takes an image's name away, and the image with its last one. 0 also when there is none;
+     * -EBUSY while a machine uses it. NULL where that cannot be done. */
+    int (*remove_image)(struct backend *b, const char *name, struct error *err);
 };
 
 extern const struct driver driver_null;

@@ -2,6 +2,7 @@
  * text, hosts and statuses. */
 
 #include "services/dispatcher/callback.c"
+#include "services/dispatcher/webhook.c"
 #include "services/dispatcher/dispatcher.h"
 #include "services/dispatcher/generation.c"
 #include "services/dispatcher/keepset.c"

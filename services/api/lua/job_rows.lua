@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- ARGV: tenant, id or "", cursor or "", most rows, states as letters or "", verdict or "", lab or "", image or "", most looked at.
+-- ARGV: tenant, id or "", cursor or "", most rows, states as letters or "", verdict or "", lab or "", most looked at.
 -- With an id that job, with its trace: "none", or "ok" and a row. Without: "ok", the next cursor or "", then rows, newest first. A row:
 -- id, body, trace, then the fields F of its hash, length of its output so far, tries and last word and due time of its callback.
 local F = {'s', 'x', 'n', 'c', 'v', 'm', 'mn', 'at', 'ft', 'st', 'fd', 'fs', 'fo', 'cx', 'lt', 'rq', 'cb', 'cs', 'cy'}
@@ -18,7 +18,7 @@ if ARGV[2] ~= '' then
   if call('HGET', P .. 'j:' .. ARGV[2], 'te') ~= tenant then return {'none'} end
   return {'ok', row(ARGV[2], true)}
 end
-local most, scan, states = tonumber(ARGV[4]), tonumber(ARGV[9]), ARGV[5]
+local most, scan, states = tonumber(ARGV[4]), tonumber(ARGV[8]), ARGV[5]
 local before = ARGV[3] == '' and '+inf' or '(' .. ARGV[3]
 local function ids(key)
   return call('ZREVRANGEBYSCORE', P .. key .. ':' .. tenant, before, '-inf', 'LIMIT', 0, scan)
@@ -43,10 +43,6 @@ while (live[i] or dead[k]) do
   local h = call('HMGET', P .. 'j:' .. id, 's', 'x', 'la')
   local good = h[1] and (states == '' or string.find(states, h[1], 1, true)) and (ARGV[6] == '' or h[2] == ARGV[6])
     and (ARGV[7] == '' or h[3] == ARGV[7])
-  if good and ARGV[8] ~= '' then
-    local fine, body = pcall(cmsgpack.unpack, call('GET', P .. 'b:' .. id) or '')
-    good = fine and type(body) == 'table' and body[5] == ARGV[8]
-  end
   if good then reply[#reply + 1] = row(id, false) end
 end
 -- what was looked at was all that one of the lists gave: there may be more behind it

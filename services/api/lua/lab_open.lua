@@ -13,7 +13,6 @@ if call('EXISTS', lab) == 0 and call('ZCARD', P .. 'labs') >= tonumber(ARGV[5]) 
 end
 lab_used(ARGV[1], ARGV[2], ARGV[3])
 local made = call('HSETNX', lab, '', ARGV[3])
-call('SADD', P .. 'labs:' .. ARGV[1], ARGV[2])
 local reply = {'ok', tostring(made)}
 local files = call('HLEN', lab) <= most and call('HGETALL', lab) or call('HRANDFIELD', lab, most, 'WITHVALUES')
 for i = 1, #files, 2 do

@@ -8,6 +8,7 @@ local same = sha == ARGV[2] and (state == 'wanted' or (state == 'done' and call(
 if not same then
   now = 'wanted ' .. ARGV[2] .. ' '
   call('HSET', P .. 'build', ARGV[1], now)
+  call('HDEL', P .. 'drop', ARGV[1])
   tell(string.format('image wanted %.0f %s', clock(), ARGV[1]))
 end
 call('ZADD', P .. 'builds_at', ARGV[3], ARGV[1])

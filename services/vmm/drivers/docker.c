@@ -605,4 +605,5 @@ const struct driver driver_docker = {
     .list = docker_list,
     .reap = docker_reap,
     .import = docker_import,
+    .remove_image = docker_remove_image,
 };

@@ -311,6 +311,16 @@ static void tidy(struct import *im)
     }
 }
 
+int docker_remove_image(struct backend *b, const char *name, struct error *err)
+{
+    char *escaped = curl_easy_escape(NULL, name, 0);
+    cleanup_free char *path = xasprintf("/images/%s", escaped);
+    int rc = plain_call(b, "DELETE", path, err);
+
+    curl_free(escaped);
+    return rc == -ENOENT ? 0 : rc;
+}
+
 int docker_import(struct backend *b, const char *path, const char *name, struct error *err)
 {
     const char *slash = strrchr(name, '/');

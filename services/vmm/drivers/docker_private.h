@@ -27,6 +27,8 @@ struct backend {
 
 int docker_images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
                   void *arg, struct error *err);
+/* Conflicts (a container uses it) are -EBUSY. */
+int docker_remove_image(struct backend *b, const char *name, struct error *err);
 int docker_import(struct backend *b, const char *path, const char *name, struct error *err);
 
 /* docker_volume_path as the engine sees it: docker_host_volume_path where that differs, else what

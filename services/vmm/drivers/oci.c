@@ -380,6 +380,13 @@ static int import(struct backend *b, const char *path, const char *name, struct 
     return image_import(b->store, path, name, NULL, err);
 }
 
+static int remove_image(struct backend *b, const char *name, struct error *err)
+{
+    int rc = image_remove(b->store, name, err);
+
+    return rc == -ENOENT ? 0 : rc;
+}
+
 /* ---- machines ---- */
 
 static void bundle_done(struct backend *b, struct oci_machine *o, const char *name)
@@ -640,4 +647,5 @@ const struct driver driver_oci = {
     .list = list,
     .reap = reap,
     .import = import,
+    .remove_image = remove_image,
 };
