@@ -36,7 +36,7 @@ HOSTDRIVER_SRC := $(wildcard hostdriver/*.c) $(patsubst %,libshared/base/%.c,buf
 UNIT_SRC       := $(wildcard tests/unit/test_*.c)
 FUZZ_SRC       := $(wildcard tests/fuzz/fuzz_*.c)
 LUA            := $(foreach s,$(SERVICES),$(wildcard services/$(s)/lua/*.lua))
-LUA_INC        := $(patsubst services/%.lua,$(B)/gen/%.inc,$(LUA)) $(B)/gen/api/openapi.inc
+LUA_INC        := $(patsubst services/%.lua,$(B)/gen/%.inc,$(LUA)) $(B)/gen/api/openapi.inc $(patsubst services/%,$(B)/gen/%.inc,$(wildcard services/api/ui/*))
 
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB      := $(B)/libshared.a
@@ -56,14 +56,17 @@ all: $(PROGRAMS) ## build everything (default)
 $(B)/obj/%.o: %.c | $(LUA_INC)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+C_STRING = sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/'
 # services/api/lua/accept.lua -> $(B)/gen/api/lua/accept.inc: an optional "#!lua" line first, then the prelude, then the script
 $(B)/gen/%.inc: services/%.lua libshared/lua/prelude.lua
 	@mkdir -p $(@D)
-	$(Q){ sed -n '1{/^#!lua/p}' $<; cat libshared/lua/prelude.lua; sed '1{/^#!lua/d}' $<; } | sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' > $@
-# a C string of lines
+	$(Q){ sed -n '1{/^#!lua/p}' $<; cat libshared/lua/prelude.lua; sed '1{/^#!lua/d}' $<; } | $(C_STRING) > $@
 $(B)/gen/api/openapi.inc: docs/openapi.yaml
 	@mkdir -p $(@D)
-	$(Q)sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $< > $@
+	$(Q)$(C_STRING) $< > $@
+$(B)/gen/api/ui/%.inc: services/api/ui/%
+	@mkdir -p $(@D)
+	$(Q)$(C_STRING) $< > $@
 $(LIB): $(call obj,$(LIB_SRC))
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^

@@ -106,7 +106,8 @@ static void show_trace(const json_t *trace)
 
         first = i == 0 ? at : first;
         snprintf(when, sizeof(when), "+%.3f s", (double)(at - first) / 1000);
-        show_line(i == 0 ? "trace" : "", "%10s  %s", when, show_text(step, "text"));
+        show_line(i == 0 ? "trace" : "", "%10s  %-10s %s", when, show_text(step, "code"),
+                  show_text(step, "text"));
     }
 }
 

@@ -6,6 +6,7 @@
 #include "services/api/server.h"
 #include "services/api/store_route.h"
 #include "services/api/tango.h"
+#include "services/api/ui.h"
 #include "services/api/v1.h"
 
 #include <errno.h>
@@ -59,12 +60,21 @@ static void raise_descriptors(int64_t connections)
 
 static struct route *all_routes(size_t *ret_ct)
 {
-    struct route *all = xcalloc(tango_route_ct + store_route_ct + v1_route_ct, sizeof(*all));
+    const struct {
+        const struct route *routes;
+        size_t ct;
+    } tables[] = {{tango_routes, tango_route_ct},
+                  {store_routes, store_route_ct},
+                  {v1_routes, v1_route_ct},
+                  {ui_routes, ui_route_ct}};
+    struct route *all =
+        xcalloc(tango_route_ct + store_route_ct + v1_route_ct + ui_route_ct, sizeof(*all));
 
-    memcpy(all, tango_routes, tango_route_ct * sizeof(*all));
-    memcpy(all + tango_route_ct, store_routes, store_route_ct * sizeof(*all));
-    memcpy(all + tango_route_ct + store_route_ct, v1_routes, v1_route_ct * sizeof(*all));
-    *ret_ct = tango_route_ct + store_route_ct + v1_route_ct;
+    *ret_ct = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(tables); i++) {
+        memcpy(all + *ret_ct, tables[i].routes, tables[i].ct * sizeof(*all));
+        *ret_ct += tables[i].ct;
+    }
     return all;
 }
 
