@@ -134,10 +134,6 @@ static void lab_made(void *arg, const struct core_answer *a)
     static char made;
     struct call *c = arg;
 
-    if (a->status == CORE_FULL) {
-        problem(c, 409, "lab-full", "There are as many labs as there may be (labs_max), all in use");
-        return;
-    }
     if (a->status != CORE_OK || !c->req) {
         failed(c, a);
         return;
