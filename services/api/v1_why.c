@@ -436,7 +436,7 @@ static void metric_counters(struct buf *b, const redisReply *t)
     for (size_t i = 0; i < ARRAY_SIZE(errors); i++)
         labelled(b, "job_errors_total", "reason", errors[i], number_of(n, errors[i]));
     head(b, "jobs_finished_total", "counter", "Finished jobs by verdict.");
-    for (int v = VERDICT_SUCCESS; v <= VERDICT_INFRASTRUCTURE; v++) {
+    for (int v = VERDICT_SUCCESS; v <= VERDICT_DISK; v++) {
         char key[40];
 
         snprintf(key, sizeof(key), "v_%s", job_verdict_name((enum job_verdict)v));
