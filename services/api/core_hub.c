@@ -9,7 +9,7 @@
 struct hub_topic {
     LIST_ENTRY(hub_topic) link;
     char *channel;
-    TAILQ_HEAD(, hub_listener) listeners;
+    TAILQ_HEAD(hub_listeners, hub_listener) listeners;
 };
 LIST_HEAD(topic_list, hub_topic);
 

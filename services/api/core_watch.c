@@ -26,7 +26,7 @@ struct watch {
     uint64_t id;
     enum core_watch_state state;
     struct hub_listener listener;
-    TAILQ_HEAD(, core_watcher) watchers;
+    TAILQ_HEAD(core_watchers, core_watcher) watchers;
     struct core_watcher *next; /* of a walk that is under way */
     char token[JOB_TOKEN_TEXT];
     struct buf live;

@@ -1,7 +1,8 @@
 #ifndef MILONGA_API_UI_H
 #define MILONGA_API_UI_H
 
-/* The dashboard (ui/): three files in the program, which ask /v1 with the key that the person gives. */
+/* The dashboard (ui/): three files in the program, which ask /v1 with the key that the person
+ * gives. */
 
 #include "services/api/route.h"
 

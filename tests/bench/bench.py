@@ -1,11 +1,12 @@
 """How fast Milonga is beside what it is built on: ratios within one run, so that another machine or a busy one says the same.
 
     make bench                       all that this machine can do
-    make bench BENCH_ARGS="oci add"  some of: oci, docker, add
+    make bench BENCH_ARGS="oci add"  some of: oci, docker, ssh, add, live
 
 A figure is a median. A line ends in "ok" or "MISSED" by the goal that it names; the exit status counts the missed ones.
 """
 
+import base64
 import concurrent.futures
 import http.client
 import json
@@ -329,11 +330,34 @@ def bench_add(seconds=5, connections=64):
     report(f"addJob, {connections} connections, everysec", accepted / took, "1/s", 4000, most=False)
 
 
+# ---- live output
+
+
+def bench_live(lines=60):
+    """A job says when it wrote a line; a watcher of the stream says when it had it. One clock."""
+    from harness import v1 as api
+    makefile = f"autograde:\n\t@i=0; while [ $$i -lt {lines} ]; do date +%s%N; i=$$((i+1)); sleep 0.1; done\n"
+    with Installation(driver="oci", pool_size=0) as stack:
+        v1 = api.V1(stack.ports[0])
+        stream = v1.stream(f"/v1/jobs/{v1.submit(makefile, 'live', stack.image)}/output/stream", timeout=60)
+        took, rest = [], b""
+        for name, data in stream:
+            now = time.time_ns()
+            if name != "output":
+                break
+            *whole, rest = (rest + base64.b64decode(data)).split(b"\n")
+            took += [(now - int(line)) / 1e6 for line in whole]
+    took.sort()
+    report("live: write in the job to byte at a watcher, p50", took[len(took) // 2], "ms")
+    report("live: write in the job to byte at a watcher, p99", took[len(took) * 99 // 100], "ms")
+
+
 def main():
     if sys.argv[1:2] == ["--bare-crun"]:
         bare_crun(sys.argv[2], int(sys.argv[3]))
         return 0
-    parts = {"oci": bench_oci, "docker": bench_docker, "ssh": bench_ssh, "add": bench_add}
+    parts = {"oci": bench_oci, "docker": bench_docker, "ssh": bench_ssh, "add": bench_add,
+             "live": bench_live}
     for name in sys.argv[1:] or parts:
         parts[name]()
     return missed

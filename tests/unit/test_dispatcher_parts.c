@@ -2,13 +2,13 @@
  * text, hosts and statuses. */
 
 #include "services/dispatcher/callback.c"
-#include "services/dispatcher/webhook.c"
 #include "services/dispatcher/dispatcher.h"
 #include "services/dispatcher/generation.c"
 #include "services/dispatcher/keepset.c"
 #include "services/dispatcher/pools.c"
 #include "services/dispatcher/reply.c"
 #include "services/dispatcher/scripts.c"
+#include "services/dispatcher/webhook.c"
 #include "services/dispatcher/world.c"
 
 #include <setjmp.h>

@@ -91,8 +91,8 @@ bool agent_wait_up(struct agent *a, int64_t deadline)
 }
 
 size_t verdict_feedback(const struct result *r, const struct feedback_steps *steps,
-                      const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
-                      unsigned tries, const char *output, size_t output_len, struct buf *out)
+                        const struct job *job, const char *id, int64_t received_ms, int64_t now_ms,
+                        unsigned tries, const char *output, size_t output_len, struct buf *out)
 {
     (void)r;
     (void)steps;
