@@ -188,6 +188,7 @@ typedef job {
     bit outbox;       /* P:outbox, P:ob:ID */
     byte dup;         /* P:dup: the request that it is of */
     byte attempt;     /* ghost: which attempt t was given to */
+    byte works;       /* ghost: attempts that began real work */
 }
 
 #define UP 1
@@ -263,7 +264,6 @@ int sent[IDS + 1];       /* callbacks: the digests that arrived, a bit each */
 /* ---- ghosts ---- */
 byte faults, losses, holders, attempts, high_id;
 byte kills[IDS + 1];
-byte works[IDS + 1]; /* attempts that began real work */
 
 #define FAULT(kind) (kind && faults < FAULTS)
 
@@ -335,7 +335,7 @@ inline finish(id, digest)
     :: TOKEN_ENDS -> r.j[id].t_gen = 0; r.j[id].t_n = 0; r.j[id].attempt = 0
     :: else
     fi;
-    r.j[id].n = 0; r.j[id].c = 0; r.j[id].k = 0; works[id] = 0; /* nobody looks at them any more */
+    r.j[id].n = 0; r.j[id].c = 0; r.j[id].k = 0; r.j[id].works = 0; /* nobody looks at them any more */
     r.j[id].outbox = OUTBOX_WITH_COMMIT
 }
 
@@ -523,7 +523,7 @@ inline assign(d, id, w)
     :: r.j[id].v == w && (r.j[id].s == A || r.j[id].s == PREP) -> \
         begun = (r.j[id].s != A); /* it waits before the next try, if work had begun */ \
         if :: LOSS_COUNTED && (!LOSS_ONLY_BEGUN || begun) -> r.j[id].k++ :: else fi; \
-        HAS_TO(NOT_CHARGED_FOR_NOTHING, r.j[id].k <= losses && r.j[id].k <= works[id]); \
+        HAS_TO(NOT_CHARGED_FOR_NOTHING, r.j[id].k <= losses && r.j[id].k <= r.j[id].works); \
         requeue(id, begun); begun = 0 \
     :: else \
     fi
@@ -761,7 +761,7 @@ end:
     /* attempt.c */
     :: d_step { W[w].a_step == HELD ->
         if
-        :: lets(STEP_FENCED, w) -> HAS_TO(ONLY_CURRENT_TOKEN, current(w)); r.j[W[w].a_id].s = PREP; works[W[w].a_id]++; W[w].a_step = PREPARED
+        :: lets(STEP_FENCED, w) -> HAS_TO(ONLY_CURRENT_TOKEN, current(w)); r.j[W[w].a_id].s = PREP; r.j[W[w].a_id].works++; W[w].a_step = PREPARED
         :: else -> W[w].a_kill = 1; W[w].a_step = PREPARED
         fi }
     :: d_step { W[w].a_step == PREPARED && !poisoned(w) && !BROKEN_BACKEND -> printf("vmm %d: job %d has run\n", w, W[w].a_id); W[w].a_step = OVER }
@@ -808,7 +808,8 @@ inline copy_job(to, from, i)
 {
     to.j[i].s = from.j[i].s; to.j[i].t_gen = from.j[i].t_gen; to.j[i].t_n = from.j[i].t_n; to.j[i].v = from.j[i].v;
     to.j[i].n = from.j[i].n; to.j[i].c = from.j[i].c; to.j[i].k = from.j[i].k; to.j[i].fd = from.j[i].fd;
-    to.j[i].delay = from.j[i].delay; to.j[i].outbox = from.j[i].outbox; to.j[i].dup = from.j[i].dup; to.j[i].attempt = from.j[i].attempt
+    to.j[i].delay = from.j[i].delay; to.j[i].outbox = from.j[i].outbox; to.j[i].dup = from.j[i].dup; to.j[i].attempt = from.j[i].attempt;
+    to.j[i].works = from.j[i].works
 }
 inline copy_vmm(to, from, i)
 {
@@ -831,7 +832,7 @@ inline copy(to, from)
 }
 inline wipe_job(i)
 {
-    r.j[i].s = 0; detach(i); r.j[i].n = 0; r.j[i].c = 0; r.j[i].k = 0; r.j[i].fd = 0; r.j[i].delay = 0; r.j[i].outbox = 0; r.j[i].dup = 0
+    r.j[i].s = 0; detach(i); r.j[i].n = 0; r.j[i].c = 0; r.j[i].k = 0; r.j[i].fd = 0; r.j[i].delay = 0; r.j[i].outbox = 0; r.j[i].dup = 0; r.j[i].works = 0
 }
 inline wipe_vmm(i)
 {
