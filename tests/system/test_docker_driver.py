@@ -79,7 +79,7 @@ def test_limits_and_privileges(driver):
 
 def test_memory_kill_is_told(driver):
     """By the autodriver, from inside, also where the job lives on and where the engine never says it."""
-    done = driver.job("head -c 200m /dev/zero | tail -c 150m | wc -c", memory=64)
+    done = driver.job("head -c 90m /dev/zero | tail -c 85m | wc -c", memory=64, timeout_ms=60000)
     assert re.search(r"oom_kills=[1-9]", done.err), done.err
     assert int(re.search(r"peak_kb=(\d+)", done.err)[1]) in range(60000, 66000)
     done = driver.job("exit 3", memory=64)

@@ -28,6 +28,7 @@
 #define OWN_PIDS 16 /* runtime and autodriver, beside the job's */
 #define MOUNT_AT "/.milonga"
 #define ASK_MS   10000 /* calls that have no deadline of their caller's */
+#define INFO_MS  30000 /* Podman counts all it has for it */
 #define GRACE_MS 5000  /* for a create that is cancelled */
 #define GOING_MS 500   /* for an autodriver to end by itself */
 #define STATE_MS 3000  /* for a container to come to a state that it is on its way to */
@@ -93,7 +94,7 @@ static bool has_seccomp(const json_t *info)
 static int check_layers(struct backend *b, struct error *err)
 {
     json_t *info = NULL;
-    int rc = engine_get(b->engine, "/info", soon(ASK_MS), -1, &info, err);
+    int rc = engine_get(b->engine, "/info", soon(INFO_MS), -1, &info, err);
 
     if (rc < 0)
         return rc;
