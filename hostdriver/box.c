@@ -91,6 +91,11 @@ static void mount_all(int report, const struct box *b)
 
     if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         fail(report, "detach mounts from the host's");
+    int r = cgroup_show_own(b->group);
+    if (r < 0) {
+        errno = -r;
+        fail(report, "show its control group");
+    }
     if (syscall(SYS_mount_setattr, AT_FDCWD, "/", AT_RECURSIVE_, &ro, sizeof(ro)) < 0)
         fail(report, "make the host's files read-only (mount_setattr; it needs Linux 5.12)");
     if (b->disk_bytes > 0)
@@ -109,6 +114,10 @@ static void mount_all(int report, const struct box *b)
     bind_dir(report, tmpfs, "vartmp", "/var/tmp");
     bind_dir(report, tmpfs, "shm", "/dev/shm");
     bind_home(report, tmpfs);
+    if (!b->network) { /* the host's are no business of one that has none */
+        make_dir(report, tmpfs, "none", 0555);
+        bind_dir(report, tmpfs, "none", "/sys/class/net");
+    }
     if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
         fail(report, "mount /proc");
 }

@@ -47,7 +47,7 @@ static void build(struct args *a, const struct container *c)
     static const char *const fixed[] = {
         "--interactive",
         "--user=0:0",
-        "--entrypoint=" MOUNT_AT,
+        ("--entrypoint=" MOUNT_AT),
         "--log-driver=none",
         "--no-healthcheck",
         "--cap-drop=ALL",

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #define GROUPS   "milonga-host"
 #define LOOK_MS  20 /* between two tries for a lock: flock(2) has no time-out */
@@ -138,6 +139,26 @@ int host_write_owner(const struct host *h, const struct owner *o, struct error *
     if (r == 0 && renameat(h->fd, ".owner", h->fd, "owner") < 0)
         r = -errno;
     return r < 0 ? err_set_errno(err, ERR_TEMPORARY, -r, "%s/owner", h->path) : 0;
+}
+
+int host_find_keeper(const struct host *h, const char *epoch, int *ret_pidfd, struct error *err)
+{
+    struct error busy = ERROR_INIT;
+    struct owner o;
+
+    int r = host_read_owner(h, &o, err);
+    if (r < 0)
+        return r;
+    if (strcmp(o.epoch, epoch) != 0)
+        return err_set(err, ERR_TEMPORARY, ESTALE, "the host is used by %s now", o.id);
+    cleanup_close int fd = (int)syscall(SYS_pidfd_open, o.pid, 0);
+    int lock = host_lock(h, "lock", LOCK_SH, 0, &busy);
+    if (lock >= 0)
+        close(lock);
+    if (lock != -EWOULDBLOCK || fd < 0)
+        return err_set(err, ERR_TEMPORARY, ESTALE, "nobody keeps the host any more");
+    *ret_pidfd = TAKE_FD(fd);
+    return 0;
 }
 
 /* ---- machines ---- */

@@ -2,12 +2,14 @@
 #define HOSTDRIVER_HOST_H
 
 /* The hostdriver runs as root on a host that a vmm reaches over ssh. It is one static program with
- * two verbs, each a session of the vmm's connection:
+ * three verbs, each a session of a connection of the vmm's:
  *
  *   keep DIR               one a host: holds the host's lock, sweeps, answers, ends all with its
  *                          lease (keep.c)
  *   machine DIR key=value  one a machine: makes the box, runs the autodriver in it on its own stdin
  *                          and stdout, and cleans up (machine.c)
+ *   hold DIR EPOCH         one a further connection: says its lines back, and ends with the keeper
+ *                          (main.c)
  *
  * DIR is a directory of root's own:
  *
@@ -54,6 +56,9 @@ int host_open(const char *path, bool direct, struct host *ret, struct error *err
  * or -EWOULDBLOCK. */
 int host_lock(const struct host *h, const char *name, int how, int64_t wait_ms, struct error *err);
 int host_read_owner(const struct host *h, struct owner *ret, struct error *err);
+/* A pidfd of the keeper of that epoch, alive and the lock's owner; with the gate held, or it may be
+ * another's by the time. */
+int host_find_keeper(const struct host *h, const char *epoch, int *ret_pidfd, struct error *err);
 int host_write_owner(const struct host *h, const struct owner *o, struct error *err);
 /* Ends one machine, in whatever state, and forgets it. An unknown name is no error. */
 int host_end_machine(const struct host *h, const char *name, struct error *err);

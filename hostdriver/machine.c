@@ -87,27 +87,6 @@ static int take_order(struct machine *m, char **args, struct error *err)
     return 0;
 }
 
-/* The keeper of our vmm, alive and the lock's owner. With the gate shared, so that no other keeper
- * can take over meanwhile. */
-static int find_keeper(struct machine *m, struct error *err)
-{
-    struct owner o;
-    struct error free_err = ERROR_INIT;
-
-    int r = host_read_owner(&m->host, &o, err);
-    if (r < 0)
-        return r;
-    if (strcmp(o.epoch, m->epoch) != 0)
-        return err_set(err, ERR_TEMPORARY, ESTALE, "the host is used by %s now", o.id);
-    m->keeper = (int)syscall(SYS_pidfd_open, o.pid, 0);
-    int lock = host_lock(&m->host, "lock", LOCK_SH, 0, &free_err);
-    if (lock >= 0)
-        close(lock);
-    if (lock != -EWOULDBLOCK || m->keeper < 0)
-        return err_set(err, ERR_TEMPORARY, ESTALE, "nobody keeps the host any more");
-    return 0;
-}
-
 static int start_direct(struct machine *m, struct error *err)
 {
     struct box box = {.dir = m->dir,
@@ -153,7 +132,7 @@ static int make(struct machine *m, const char *dir, char **args, struct error *e
     cleanup_close int gate = host_lock(&m->host, "gate", LOCK_SH, WAIT_MS, err);
     if (gate < 0)
         return gate;
-    r = find_keeper(m, err);
+    r = host_find_keeper(&m->host, m->epoch, &m->keeper, err);
     if (r < 0)
         return r;
     if (mkdirat(m->host.machines_fd, m->name, 0700) < 0)

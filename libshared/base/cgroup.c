@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -291,6 +292,19 @@ int cgroup_add(const struct cgroup *g, pid_t pid, struct error *err)
         if (write(g->procs[i], text, strlen(text)) < 0)
             return err_set_errno(err, ERR_TEMPORARY, errno, "cgroup %s: cannot add process %s",
                                  g->name, text);
+    return 0;
+}
+
+int cgroup_show_own(const struct cgroup *g)
+{
+    for (size_t i = 0; i < g->tree->count; i++) {
+        /* by path: a descriptor from before the namespace is of the other one's mounts */
+        cleanup_free char *path =
+            xasprintf("%s/%s/%s", g->tree->trees[i].mount, g->tree->path, g->name);
+
+        if (mount(path, g->tree->trees[i].mount, NULL, MS_BIND, NULL) < 0)
+            return -errno;
+    }
     return 0;
 }
 

@@ -55,6 +55,12 @@ void cgroup_free(struct cgroup *g);
 int cgroup_enter(const struct cgroup *g);
 int cgroup_add(const struct cgroup *g, pid_t pid, struct error *err);
 
+/* For a process in a mount namespace of its own: lays the group's own directories over the mounts
+ * of the hierarchies, so that it sees what a container sees, its own group and no other. 0 or
+ * -errno.
+ */
+int cgroup_show_own(const struct cgroup *g);
+
 /* Kills every process of the group and waits until they are gone, reaping those that are our
  * children. -ETIMEDOUT at the deadline. */
 int cgroup_kill(struct cgroup *g, int64_t deadline, struct error *err);

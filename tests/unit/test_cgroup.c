@@ -12,7 +12,7 @@
 
 static struct cgroup_tree *tree;
 
-static int open_tree(void **state)
+static int make_tree(void **state)
 {
     struct error err = ERROR_INIT;
     char path[64];
@@ -281,5 +281,5 @@ int main(void)
         puts("skipped: cgroups need root");
         return 0;
     }
-    return cmocka_run_group_tests(tests, open_tree, close_tree);
+    return cmocka_run_group_tests(tests, make_tree, close_tree);
 }

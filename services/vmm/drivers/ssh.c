@@ -82,28 +82,53 @@ static void hear_end(struct ssh_machine *s, int64_t deadline)
 
 /* ---- making one ---- */
 
-static char *machine_command(const struct ssh_host *h, const struct machine_spec *spec)
+static void begin_command(const struct ssh_start *start, const char *verb, struct ssh_words *w)
 {
-    const struct machine_shape *s = &spec->shape;
-    const char *base = h->spec->dir;
-    struct ssh_words w = {0};
+    const char *base = start->host->spec->dir;
+
+    ssh_word(w, "exec");
+    if (start->sudo) {
+        ssh_word(w, "sudo");
+        ssh_word(w, "-n");
+        ssh_word(w, "--");
+    }
+    ssh_word(w, "%s/%s", base, start->hostdriver);
+    ssh_word(w, "%s", verb);
+    ssh_word(w, "%s", base);
+}
+
+static char *join(struct ssh_words *w)
+{
     struct buf b = BUF_INIT(8192);
+
+    for (size_t i = 0; i < w->ct; i++)
+        ssh_quote(&b, w->v[i]);
+    ssh_words_done(w);
+    return buf_detach(&b);
+}
+
+char *ssh_hold_command(const struct ssh_start *start)
+{
+    struct ssh_words w = {0};
+
+    begin_command(start, "hold", &w);
+    ssh_word(&w, "%s", start->epoch);
+    return join(&w);
+}
+
+static char *machine_command(const struct ssh_start *start, const struct machine_spec *spec)
+{
+    const struct config_ssh_host *host = start->host->spec;
+    const struct machine_shape *s = &spec->shape;
+    struct ssh_words w = {0};
     uint64_t disk_bytes, disk_files;
 
     machine_room(s, &disk_bytes, &disk_files);
-    ssh_word(&w, "exec");
-    if (h->sudo) {
-        ssh_word(&w, "sudo");
-        ssh_word(&w, "-n");
-        ssh_word(&w, "--");
-    }
-    ssh_word(&w, "%s/%s", base, h->hostdriver);
-    ssh_word(&w, "machine");
-    ssh_word(&w, "%s", base);
+    begin_command(start, "machine", &w);
     ssh_word(&w, "name=%s", spec->name);
-    ssh_word(&w, "epoch=%s", h->epoch);
-    ssh_word(&w, "mode=%s", h->spec->mode);
-    ssh_word(&w, "program=%s", h->autodriver);
+    ssh_word(&w, "epoch=%s", start->epoch);
+    ssh_word(&w, "mode=%s", host->mode);
+    ssh_word(&w, "program=%s", start->autodriver);
     ssh_word(&w, "memory_mb=%u", s->memory_mb);
     ssh_word(&w, "pids=%u", s->pids > 0 ? s->pids + 8 : 0); /* the autodriver, beside the job's */
     ssh_word(&w, "cores_milli=%u", s->cores_milli);
@@ -111,10 +136,7 @@ static char *machine_command(const struct ssh_host *h, const struct machine_spec
     ssh_word(&w, "disk_files=%llu", (unsigned long long)disk_files);
     ssh_word(&w, "network=%d", s->network);
     ssh_word(&w, "image=%s", s->digest ? s->digest : "");
-    for (size_t i = 0; i < w.ct; i++)
-        ssh_quote(&b, w.v[i]);
-    ssh_words_done(&w);
-    return buf_detach(&b);
+    return join(&w);
 }
 
 static int wait_up(struct ssh_machine *s, int64_t deadline, int cancel_fd, struct error *err)
@@ -140,7 +162,7 @@ static int wait_up(struct ssh_machine *s, int64_t deadline, int cancel_fd, struc
 int ssh_machine_make(const struct ssh_start *start, const struct machine_spec *spec,
                      int64_t deadline, int cancel_fd, struct machine **ret, struct error *err)
 {
-    cleanup_free char *command = machine_command(start->host, spec);
+    cleanup_free char *command = machine_command(start, spec);
     struct ssh_words words = {0};
     struct ssh_machine *s = xcalloc(1, sizeof(*s));
 
@@ -266,14 +288,14 @@ static void search(struct backend *b, struct search *s)
 /* With the lock: a place on the host, and the lane with the most room. */
 static void occupy(struct ssh_host *h, struct ssh_start *ret)
 {
-    unsigned lane = 0;
+    unsigned lane = 1;
 
-    for (unsigned i = 1; i < h->lane_ct; i++)
+    for (unsigned i = 2; i < h->lane_ct; i++)
         if (h->lanes[i].sessions < h->lanes[lane].sessions)
             lane = i;
     h->busy++;
     h->lanes[lane].sessions++;
-    *ret = (struct ssh_start){h, h->life, lane, h->lanes[lane].control};
+    ssh_host_place(h, lane, ret);
 }
 
 void ssh_wake_waiters(struct backend *b)

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define BACKOFF_BASE_MS 500
-#define BACKOFF_CAP_MS  60000
 #define BOOT_MS         30000 /* to log in, copy the programs and sweep */
 #define PROOF_MS        20000
 #define PROVED_MS       30000 /* up for so long: the next failure is a new one */
@@ -152,7 +151,7 @@ static int greet(struct ssh_host *h, int64_t deadline, struct error *err)
 {
     const struct config *cfg = h->b->cfg;
     struct ssh_child *c = &h->lanes[0].child;
-    int64_t lease = cfg->pipe_lease_ms > cfg->ssh_dead_ms ? cfg->pipe_lease_ms : cfg->ssh_dead_ms;
+    int64_t lease = cfg->pipe_lease_ms + cfg->ssh_dead_ms; /* longer than we take to give it up */
     char *line = NULL;
 
     cleanup_free char *hello = xasprintf("hello %s %lld %s %s\n", h->b->id, (long long)lease,
@@ -172,14 +171,18 @@ static int greet(struct ssh_host *h, int64_t deadline, struct error *err)
     return 0;
 }
 
-/* Further lanes echo a line, and so are known to be there. */
+/* The lanes of machines echo a line, and so are known to be there. */
 static int open_lanes(struct ssh_host *h, int64_t deadline, struct error *err)
 {
+    struct ssh_start s;
+
+    ssh_host_place(h, 0, &s);
+    cleanup_free char *command = ssh_hold_command(&s);
     for (unsigned i = 1; i < h->lane_ct; i++) {
         struct ssh_lines lines;
         char *line = NULL;
 
-        int r = start_lane(h, i, "exec cat", err);
+        int r = start_lane(h, i, command, err);
         if (r < 0)
             return r;
         ssh_lines_init(&lines);
@@ -200,7 +203,7 @@ static int open_lanes(struct ssh_host *h, int64_t deadline, struct error *err)
  * sent there. An engine's needs an image, which is the jobs' own. */
 static int prove(struct ssh_host *h, struct error *err)
 {
-    struct ssh_start s = {h, h->life, 0, h->lanes[0].control};
+    struct ssh_start s;
     struct machine_spec spec = {.shape = {.image = (char[]){"probe"},
                                           .digest = (char[]){""},
                                           .cores_milli = 1000,
@@ -213,6 +216,7 @@ static int prove(struct ssh_host *h, struct error *err)
 
     if (strcmp(h->spec->mode, "direct") != 0)
         return 0;
+    ssh_host_place(h, 1, &s);
     int r = ssh_machine_make(&s, &spec, deadline, h->b->stop_fd, &m, err);
     if (r < 0)
         return r;
@@ -305,7 +309,9 @@ int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
     struct error why = ERROR_INIT;
 
     pthread_mutex_lock(&h->talk);
+    pthread_mutex_lock(&h->b->lock);
     uint64_t now = h->life; /* changes only while it is not open */
+    pthread_mutex_unlock(&h->b->lock);
     bool open = h->open && (life == 0 || life == now);
     int r = open
                 ? talk(h, line, each, arg, deadline, &why)
@@ -328,6 +334,15 @@ void ssh_host_doom(struct ssh_host *h, uint64_t life, const char *why)
     }
     pthread_mutex_unlock(&h->b->lock);
     event_signal(h->wake_fd);
+}
+
+void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret)
+{
+    *ret = (struct ssh_start){.host = h, .life = h->life, .lane = lane, .sudo = h->sudo};
+    snprintf(ret->control, sizeof(ret->control), "%s", h->lanes[lane].control);
+    memcpy(ret->epoch, h->epoch, sizeof(ret->epoch));
+    memcpy(ret->hostdriver, h->hostdriver, sizeof(ret->hostdriver));
+    memcpy(ret->autodriver, h->autodriver, sizeof(ret->autodriver));
 }
 
 /* ---- images ---- */
@@ -469,7 +484,7 @@ static void serve(struct ssh_host *h)
 /* Remembers why, and sleeps until it is tried again. */
 static void stay_out(struct ssh_host *h, const struct error *err, unsigned tries)
 {
-    int64_t ms = clock_backoff_ms(tries, BACKOFF_BASE_MS, BACKOFF_CAP_MS);
+    int64_t ms = clock_backoff_ms(tries, BACKOFF_BASE_MS, h->b->cfg->retry_cap_ms);
 
     pthread_mutex_lock(&h->b->lock);
     if (err)
@@ -525,7 +540,7 @@ void ssh_host_start(struct ssh_host *h)
     unsigned slots = (unsigned)h->spec->slots;
 
     h->wake_fd = event_new();
-    h->lane_ct = (slots + SSH_LANE_MACHINES - 1) / SSH_LANE_MACHINES;
+    h->lane_ct = 1 + (slots + SSH_LANE_MACHINES - 1) / SSH_LANE_MACHINES;
     h->lanes = xcalloc(h->lane_ct, sizeof(*h->lanes));
     for (unsigned i = 0; i < h->lane_ct; i++)
         h->lanes[i].child = (struct ssh_child)SSH_CHILD_INIT;

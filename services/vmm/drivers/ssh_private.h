@@ -4,14 +4,15 @@
 /* Between ssh.c (machines, and which host gets them), ssh_host.c (a host's connection and its
  * keeper) and ssh_command.c (what is run here and there).
  *
- * A host is reached by one or more masters (lanes): OpenSSH clients that carry up to 8 sessions
- * each. The first lane's own session is the keeper, `hostdriver keep`: the host's lock, its lease
- * and whatever is asked of it. Each machine is one more session, `hostdriver machine`, opened by a
- * client that only passes its descriptors to the lane's master.
+ * A host is reached by two or more masters (lanes): OpenSSH clients, each a connection. The first
+ * has one session, the keeper, `hostdriver keep`: the host's lock, its lease and whatever is asked
+ * of it. It is by itself because a beat must not wait behind the megabytes that the others carry.
+ * Each machine is a session of another lane, `hostdriver machine`, opened by a client that only
+ * passes its descriptors to the lane's master.
  *
  *            +-- lane 0: master --- keeper            hello, beat, list, images, reap
- *   vmm -----+            \-------- machine ... (7)
- *            +-- lane 1: master --- cat               (so that it is known to live)
+ *   vmm -----+
+ *            +-- lane 1: master --- hold              (so that it is known to be there)
  *                         \-------- machine ... (7)
  *
  * Each host has a thread of its own that connects, beats and judges:
@@ -162,6 +163,17 @@ struct backend {
     struct ssh_waiter *waiters;
 };
 
+/* Where a machine is to be made: a copy, since its host may be connected to anew meanwhile. */
+struct ssh_start {
+    struct ssh_host *host;
+    uint64_t life;
+    unsigned lane;
+    char control[128];
+    bool sudo;
+    char epoch[24];
+    char hostdriver[64], autodriver[64];
+};
+
 /* Begins to connect. */
 void ssh_host_start(struct ssh_host *h);
 /* After stop_fd was signalled. */
@@ -174,18 +186,15 @@ int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
 void ssh_host_doom(struct ssh_host *h, uint64_t life, const char *why);
 /* Asks an engine for its images, when that is long ago. */
 int ssh_host_look_images(struct ssh_host *h, struct error *err);
+/* With the lock, or by its own thread while it is OUT. */
+void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret);
 /* With the lock: whoever waits for room looks again. */
 void ssh_wake_waiters(struct backend *b);
 
 /* ---- ssh.c ---- */
 
-struct ssh_start {
-    struct ssh_host *host;
-    uint64_t life;
-    unsigned lane;
-    const char *control;
-};
-
+/* What holds a lane open there; the caller's to free. */
+char *ssh_hold_command(const struct ssh_start *start);
 /* One machine on that host; no placing, no counting. For the proof that a host can make one. */
 int ssh_machine_make(const struct ssh_start *s, const struct machine_spec *spec, int64_t deadline,
                      int cancel_fd, struct machine **ret, struct error *err);

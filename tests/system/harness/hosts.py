@@ -283,7 +283,7 @@ class Farm:
     def leftovers(self, keepers):
         """Of all hosts; without the keepers of a vmm that is there."""
         found = (x for h in self.hosts for x in h.leftovers())
-        return [x for x in found if not (keepers and "/hostdriver-" in x and " keep /" in x)]
+        return [x for x in found if not (keepers and "/hostdriver-" in x and (" keep /" in x or " hold /" in x))]
 
     def settings(self, options="", hosts=None):
         return {"ssh_host": self.lines(options, hosts), "ssh_key": self.key, "ssh_known_hosts": self.known_hosts,
