@@ -30,8 +30,8 @@ def test_accept_is_bounded_by_count_and_by_bytes(rig, fence):
     jobs = [rig.accept(most=2), rig.accept(most=2)]
     assert number(rig, "live_bytes") == 2 * one
     before = rig.redis.dbsize(), rig.get("meta", "id_next")
-    assert rig.accept(most=2) == [b"full", b"jobs"]
-    assert rig.accept(most_bytes=3 * one - 1) == [b"full", b"bytes"]
+    assert rig.accept(most=2) == [b"full", b"jobs", b"0"]
+    assert rig.accept(most_bytes=3 * one - 1) == [b"full", b"bytes", b"0"]
     assert (rig.redis.dbsize(), rig.get("meta", "id_next")) == before
     jobs.append(rig.accept(most_bytes=3 * one))
     v = Vmm(rig, slots=9)
@@ -120,10 +120,21 @@ def test_callbacks_are_given_up_by_age_and_count(rig, fence, bound):
     assert reply[2:] == [x for j in jobs[:2] for x in (b"callback", str(j).encode())]
     assert rig.redis.zrange(rig.key("outbox"), 0, -1) == [str(jobs[2]).encode()]
     assert not rig.redis.exists(rig.key(f"ob:{jobs[0]}")) and rig.get("stats", "callbacks_failed") == "2"
+    assert [rig.get(f"j:{j}", "cs") for j in jobs] == ["failed", "failed", None]  # as the API tells it
     done = lambda j: rig.eval("dispatcher", "outbox_done", fence, j, "sent", "", 0)
     assert done(jobs[0]) == [b"moved"] and done(jobs[2]) == [b"ok"]
     assert not rig.redis.exists(rig.key("outbox_at"))
     assert retain(rig, fence, 0, size=9)[1] == b"3"  # they are free to go now
+
+
+def test_a_callback_that_is_asked_for_again_has_the_bounds_of_others(rig, fence):
+    job = rig.accept(callback="http://x/")
+    rig.eval("dispatcher", "close", fence, job, now() - 9 * HOUR, "infrastructure", "a" * 64, 9, "m")
+    assert rig.eval("dispatcher", "outbox_done", fence, job, "failed", "status 500", 0) == [b"ok"]
+    assert rig.eval("api", "callback_retry", "main", job, now())[0] == b"ok" and rig.get(f"j:{job}", "cs") is None
+    assert expire(rig, fence, callbacks=(MANY, now() - HOUR))[2:] == []  # from now on, not since it finished
+    assert expire(rig, fence, callbacks=(0, 0))[2:] == [b"callback", str(job).encode()]
+    assert not rig.redis.exists(rig.key("outbox")) and rig.get(f"j:{job}", "cs") == "failed"
 
 
 def test_that_a_callback_was_sent_is_heard_from_whoever_sent_it(rig, fence):
@@ -212,7 +223,7 @@ def test_builds_go_unless_their_image_is_there(rig, fence):
 # ---- the whole ----
 
 def test_nothing_is_left_of_jobs_that_are_forgotten(rig, fence):
-    """However many there were: what stays is counters and what their vmm has."""
+    """However many there were: what stays is counters, the stream of events (bounded) and what their vmm has."""
     v = Vmm(rig, slots=99)
     before = None
     for _ in range(3):
@@ -230,5 +241,6 @@ def test_nothing_is_left_of_jobs_that_are_forgotten(rig, fence):
         keys = {k.decode() for k in rig.redis.keys("*")}
         assert before is None or keys == before
         before = keys
-    assert {k.split(":", 1)[1] for k in before} == {"lead", "meta", "vmms", "vmm:v1", "vmm:v1:img", "img", "used", "stats"}
+    assert {k.split(":", 1)[1] for k in before} == {"lead", "meta", "vmms", "vmm:v1", "vmm:v1:img", "img", "used", "stats",
+                                                     "ev", "hist"}
     assert number(rig, "live_bytes") == 0 and number(rig, "dead_bytes") == 0

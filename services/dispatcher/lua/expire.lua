@@ -33,7 +33,9 @@ end)
 each(8, 'outbox_at', function(id)
   call('ZREM', P .. 'outbox_at', id)
   if call('ZREM', P .. 'outbox', id) == 0 then return true end
-  call('DEL', P .. 'ob:' .. id)
+  local j, ob = P .. 'j:' .. id, P .. 'ob:' .. id
+  if call('TYPE', j).ok == 'hash' then call('HSET', j, 'cs', 'failed', 'cy', 'given up, it waited for too long') end
+  call('DEL', ob)
   call('HINCRBY', P .. 'stats', 'callbacks_failed', 1)
   tell('callback', id)
   return true
