@@ -45,11 +45,20 @@ void sse_text_unref(struct sse_text *t)
 
 /* ---- One stream ---- */
 
+/* Last: an answer without chunks (HTTP/1.0) is over within the call, and `s` with it. */
+static void finish(struct sse *s)
+{
+    s->ready = false;
+    reply_stream_send(&s->stream, "", 0, true);
+}
+
 static void pump(struct sse *s)
 {
     s->pumping = true;
     s->pump(s);
     s->pumping = false;
+    if (s->ending && s->ready)
+        finish(s);
 }
 
 static void next(struct reply_stream *stream)
@@ -136,9 +145,9 @@ void sse_event(struct sse *s, const char *name, const char *id, const char *data
 
 void sse_end(struct sse *s)
 {
-    s->ready = false;
     s->ending = true;
-    reply_stream_send(&s->stream, "", 0, true);
+    if (!s->pumping)
+        finish(s);
 }
 
 void sse_poke(struct sse *s)

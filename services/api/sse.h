@@ -48,7 +48,7 @@ void sse_begin(struct sse *s, struct call *c);
 void sse_send(struct sse *s, struct sse_text *t);
 /* The same for one event; `id` may be NULL. */
 void sse_event(struct sse *s, const char *name, const char *id, const char *data, size_t len);
-/* The last event was sent. In pump() only. */
+/* The last event was sent. In pump() only, whose last act it is: then it ends in stop(). */
 void sse_end(struct sse *s);
 
 /* There may be something to send: pump() is called when the client is ready. May end in stop(). */
