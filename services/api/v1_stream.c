@@ -30,6 +30,7 @@ static const char *last_event_id(const struct call *c, char *out, size_t size)
 
 /* Streams that are at the same place send the same text. */
 struct memo {
+    char token[JOB_TOKEN_TEXT]; /* another attempt's output may be as long */
     uint64_t from, to;
     struct sse_text *text;
 };
@@ -97,8 +98,9 @@ static void send_live(struct output *o, const struct core_view *v)
         m = *at = xcalloc(1, sizeof(*m));
         *drop = memo_free;
     }
-    if (!m->text || m->from != o->offset || m->to != to) {
+    if (!m->text || m->from != o->offset || m->to != to || strcmp(m->token, o->token) != 0) {
         sse_text_unref(m->text);
+        memcpy(m->token, o->token, sizeof(m->token));
         m->text = encode(o, v->bytes + o->offset, (size_t)(to - o->offset));
         m->from = o->offset;
         m->to = to;
