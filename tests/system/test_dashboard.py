@@ -6,6 +6,7 @@ With MILONGA_SCREENSHOTS=DIR it leaves the pictures of the documentation there.
 import os
 import pathlib
 import shutil
+import time
 
 import pytest
 
@@ -104,6 +105,9 @@ def test_a_wrong_key_is_told(page):
     page.browser.execute_script("sessionStorage.setItem('key', 'wrong')")
     page.browser.refresh()
     page.sees("The service does not know that key")
+    page.find("#key")[0].send_keys("half")
+    time.sleep(2.5)  # the overview asks every 2 s
+    assert page.find("#key")[0].get_attribute("value") == "half"
 
 
 def test_overview(page, stack):

@@ -367,6 +367,8 @@ const routes = [
 function askKey(text) {
   $("link").textContent = "";
   listening?.abort();
+  views.abort(); // or the view's timer would ask again and empty the form
+  hear.again = null;
   const input = h("input", {type: "password", autocomplete: "current-password", "aria-label": "key", id: "key"});
   $("leave").hidden = true;
   $("nav").replaceChildren();
