@@ -87,7 +87,8 @@ struct exchange {
     struct sse *events; /* where those of a stream go */
     int (*take)(void *arg, const char *event, const char *data);
     void *arg;
-    int stopped; /* what `take` returned */
+    int stopped;      /* what `take` returned */
+    int64_t heard_at; /* mono: of the stream's last bytes, comments too; 0 none */
     bool progress;
     int64_t shown_at;
     char detail[CURL_ERROR_SIZE];
@@ -101,6 +102,7 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
 
     curl_easy_getinfo(x->r->curl, CURLINFO_RESPONSE_CODE, &status);
     if (status >= 200 && status < 300 && x->events != NULL) {
+        x->heard_at = clock_mono_ms();
         x->stopped = sse_feed(x->events, data, len, x->take, x->arg);
         return x->stopped == 0 ? len : 0;
     }
@@ -338,7 +340,8 @@ struct taking {
     rest_event_fn *take;
     void *arg;
     struct error *err;
-    int64_t last_at; /* mono: of the last event */
+    int64_t last_at;  /* mono: of the last event */
+    int64_t heard_at; /* and of the last bytes: comments tell that it lives, too */
 };
 
 static int on_event(void *arg, const char *event, const char *data)
@@ -370,6 +373,8 @@ static int stream(struct rest *r, const char *path, struct sse *sse, struct taki
     curl_easy_setopt(r->curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(r->curl, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
     rc = perform(&x, &status, t->err);
+    if (x.heard_at != 0)
+        t->heard_at = x.heard_at;
     if (x.stopped != 0)
         rc = x.stopped == -EMSGSIZE ? err_set(t->err, ERR_PERMANENT, EMSGSIZE,
                                               "%s sends an event that is too long", r->url)
@@ -386,7 +391,8 @@ int rest_events(struct rest *r, const char *path, int64_t give_up_ms, rest_event
                 void *arg, struct error *err)
 {
     struct error why = ERROR_INIT;
-    struct taking t = {take, arg, &why, clock_mono_ms()};
+    int64_t begun = clock_mono_ms();
+    struct taking t = {take, arg, &why, begun, begun};
     struct sse sse;
     unsigned tries = 0;
     int rc;
@@ -397,7 +403,7 @@ int rest_events(struct rest *r, const char *path, int64_t give_up_ms, rest_event
 
         if (now - t.last_at < RETRY_CAP_MS)
             tries = 0;
-        if (now - t.last_at > give_up_ms) {
+        if (now - t.heard_at > give_up_ms) {
             rc = why.code != 0
                      ? -why.code
                      : err_set(&why, ERR_TEMPORARY, ETIMEDOUT, "%s says nothing any more", r->url);

@@ -42,8 +42,8 @@ int rest_bytes(struct rest *r, const char *path, const char *range, FILE *out, s
 
 /* Server-Sent Events. `take` gets each event; 0 goes on, 1 ends the stream as done, negative (with
  * *err) ends it as failed. A stream that breaks, or a server that cannot be asked, is tried again
- * from the last id with backoff, until `give_up_ms` have passed without an event (then the error).
- */
+ * from the last id with backoff, until `give_up_ms` have passed without a byte of it (then the
+ * error). */
 typedef int rest_event_fn(void *arg, const char *event, const char *data, struct error *err);
 int rest_events(struct rest *r, const char *path, int64_t give_up_ms, rest_event_fn *take,
                 void *arg, struct error *err);
