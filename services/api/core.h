@@ -59,6 +59,7 @@ enum core_status {
     CORE_MARKED,     /* cancel: its worker is told */
     CORE_OVER,       /* the job is finished, otherwise than wished */
     CORE_CONFLICT,   /* `why` is a word that says what is in the way */
+    CORE_TOO_BIG,    /* and will be however often it is asked; `why` */
 };
 
 struct core_file {
@@ -193,7 +194,7 @@ struct core_once {
 };
 
 /* Puts the job into the queue. OK or SAME: a->id; FULL: a->slots is how many jobs have finished in
- * the last 5 minutes. Copies. */
+ * the last 5 minutes; TOO_BIG. Copies. */
 void core_accept(struct core *c, const struct job *job, const struct core_once *once,
                  core_done_fn *done, void *arg);
 

@@ -247,7 +247,9 @@ static void submit_too_big(void *p)
 {
     struct submit *s = p;
 
-    core_fail(&s->op, "The job is too big: its description may have 256 KB");
+    core_end(&s->op,
+             &(struct core_answer){.status = CORE_TOO_BIG,
+                                   .why = "The job is too big: its description may have 256 KB"});
     submit_free(s);
 }
 

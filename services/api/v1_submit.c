@@ -316,6 +316,14 @@ static void replay(struct call *c, const struct core_answer *a)
                 a->id);
 }
 
+static void too_big(struct call *c, const char *why)
+{
+    struct submission *s = c->state;
+
+    problems_add(&s->problems, "", "%s", why);
+    problems_reply(&s->problems, c);
+}
+
 static void accepted(void *arg, const struct core_answer *a)
 {
     struct call *c = arg;
@@ -326,6 +334,8 @@ static void accepted(void *arg, const struct core_answer *a)
         reply_accepted(c, 201, a->id);
     else if (a->status == CORE_FULL)
         too_many(c, a->slots);
+    else if (a->status == CORE_TOO_BIG)
+        too_big(c, a->why);
     else
         problem_core(c, a, "job");
 }

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import time
 
 import pytest
@@ -192,6 +193,25 @@ def test_the_same_key_is_the_same_job(v1, stack):
     assert other.code == "idempotency-mismatch"
     assert v1.submit(LINE + "output=1", headers={"Idempotency-Key": "k2"}, **body) != one
     assert v1.call("POST", "/v1/jobs", {}, headers={"Idempotency-Key": "a b"}, want=400)
+
+
+def test_a_description_that_is_too_long_is_told_as_such(v1, stack):
+    v1.submit(LINE + "output=1", "big", stack.image)
+    body = v1.submission("big", stack.image)
+    body["files"] += [{"name": "Makefile", "dest": f"{i:04}" + "x" * 240} for i in range(1023)]
+    a = v1.call("POST", "/v1/jobs", body, want=422)  # and not 503, which asks for another try
+    assert a.code == "invalid" and "256 KB" in a.json["errors"][0]["detail"]
+
+
+def test_a_proxy_of_http_1_0_gets_streams_to_their_end(v1, stack):
+    """Without chunks the end of the answer is that of the connection."""
+    ident = v1.submit(LINE + "output=1", "old", stack.image, labels=["nosuch"])
+    assert v1.call("POST", f"/v1/jobs/{ident}/cancel", want=200)
+    for path in (f"/v1/jobs/{ident}/output/stream", f"/v1/jobs/{ident}/events"):
+        with socket.create_connection(("127.0.0.1", v1.port), 10) as s:
+            s.sendall(f"GET {path} HTTP/1.0\r\nAuthorization: Bearer {v1.key}\r\n\r\n".encode())
+            got = b"".join(iter(lambda: s.recv(65536), b""))
+        assert b" 200 OK" in got and b"event: end\n" in got
 
 
 def test_cancel_of_queued_and_finished(v1, stack):
