@@ -145,7 +145,8 @@ class Podman(Engine):
         super().__init__(directory, home)
         conf = directory / "containers.conf"
         conf.write_text(CONTAINERS_CONF.format(dir=directory))
-        self.env = plain_env(CONTAINERS_CONF=conf)
+        # it leaves archives that it could not load where temporary files go
+        self.env = plain_env(CONTAINERS_CONF=conf, TMPDIR=directory)
         # all in the home: its database insists on the folders that it was made with
         self.podman = ["podman", "--root", self.home / "root", "--runroot", self.home / "run", "--tmpdir",
                        self.home / "tmp", "--storage-driver", "overlay"]
@@ -160,6 +161,6 @@ class Podman(Engine):
 
     def stop(self):
         super().stop()
-        for top in guard.CGROUPS.glob("*/libpod_parent"):
-            with contextlib.suppress(OSError):
-                top.rmdir()
+        for group in guard.cgroups("libpod_parent"):
+            with contextlib.suppress(OSError):  # only what is empty
+                group.rmdir()
