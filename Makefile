@@ -129,7 +129,7 @@ check: all $(UNITS) ## unit tests
 	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
 	  [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }; echo "$(words $(UNITS)) unit test programs passed"
 system: all $(B)/driver_probe ## tests of the real programs on real servers, as root
-	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q tests/system $(PYTEST_ARGS)
+	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/system $(PYTEST_ARGS)
 points: ## every crash point: all on null, those of machines on oci and docker; the judge's own tests
 	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
 	$(PYTHON) -m pytest -q tests/chaos

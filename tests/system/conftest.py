@@ -21,6 +21,8 @@ from harness.receiver import Receiver  # noqa: E402
 from harness.stack import Stack  # noqa: E402
 
 
+# share the one store of the engines in the cache, so they run one after the other
+ENGINES = {"test_docker_driver", "test_golden", "test_harness", "test_jobs", "test_make_run", "test_warm"}
 STRICT = os.environ.get("MILONGA_NO_SKIP", "0") not in ("", "0")
 
 
@@ -28,6 +30,14 @@ def pytest_configure(config):
     notice.configure(config)
     config.addinivalue_line("markers", "fast: seconds, without a container engine; also with sanitizers")
     config.addinivalue_line("markers", "slow: machines are killed, engines are started, time-outs pass")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """For `-n 2 --dist loadgroup`: what shares an installation stays in one process. Tests mostly wait."""
+    for item in items:
+        name = item.module.__name__
+        item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
 
 
 def no_skip(report):
