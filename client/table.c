@@ -108,7 +108,7 @@ void table_print(const struct table *t, FILE *out, unsigned width)
 {
     unsigned widths[TABLE_COLUMNS] = {0};
 
-    if (t->cell_ct < t->columns) {
+    if (t->columns == 0 || t->cell_ct < t->columns) {
         fputs("none\n", out);
         return;
     }
