@@ -54,6 +54,11 @@ static void test_sse_whatever_the_pieces(void **state)
     }
 }
 
+static int feed(struct sse *sse, const char *text, struct seen *seen)
+{
+    return sse_feed(sse, text, strlen(text), note, seen);
+}
+
 static void test_sse_restart_forgets_half_an_event(void **state)
 {
     struct seen seen = {""};
@@ -61,9 +66,9 @@ static void test_sse_restart_forgets_half_an_event(void **state)
 
     (void)state;
     sse_init(&sse);
-    sse_feed(&sse, "id: a\ndata: 1\n\nid: b\ndata: 2\n", 31, note, &seen);
+    feed(&sse, "id: a\ndata: 1\n\nid: b\ndata: 2\n", &seen);
     sse_restart(&sse);
-    sse_feed(&sse, "data: 3\n\n", 9, note, &seen);
+    feed(&sse, "data: 3\n\n", &seen);
     assert_string_equal(seen.text, "[message|1][message|3]");
     sse_done(&sse);
 }
@@ -75,7 +80,7 @@ static void test_sse_stops_when_told(void **state)
 
     (void)state;
     sse_init(&sse);
-    assert_int_equal(sse_feed(&sse, "data: 1\n\ndata: 2\n\n", 18, note, &seen), 7);
+    assert_int_equal(feed(&sse, "data: 1\n\ndata: 2\n\n", &seen), 7);
     assert_string_equal(seen.text, "[message|1]");
     sse_done(&sse);
 }
@@ -89,7 +94,7 @@ static void test_sse_is_bounded(void **state)
     (void)state;
     memset(block, 'x', SSE_LINE_MAX);
     sse_init(&sse);
-    sse_feed(&sse, "data: ", 6, note, &seen);
+    feed(&sse, "data: ", &seen);
     assert_int_equal(sse_feed(&sse, block, SSE_LINE_MAX, note, &seen), -EMSGSIZE);
     sse_done(&sse);
 }
