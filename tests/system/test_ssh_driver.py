@@ -47,11 +47,11 @@ def clean(farm, keepers=False):
 # ---- by itself ----
 
 class Probe:
-    def __init__(self, farm, data, host):
-        self.farm, self.data, self.host = farm, data, host
+    def __init__(self, farm, data, host, options="slots=2"):
+        self.farm, self.data, self.host, self.options = farm, data, host, options
 
-    def env(self, options="slots=2", **more):
-        settings = dict(self.farm.settings(options, [self.host]), data_dir=self.data, deployment="mts", vmm_name="v",
+    def env(self, **more):
+        settings = dict(self.farm.settings(self.options, [self.host]), data_dir=self.data, deployment="mts", vmm_name="v",
                         ssh_dead_ms=f"{DEAD_MS}ms", autodriver=BUILD / "autodriver")
         return plain_env(**{f"MILONGA_{k.upper()}": v for k, v in {**settings, **more}.items()})
 
@@ -280,3 +280,29 @@ def test_labels_and_exclusive_hosts(farm, make_stack, stack):
     assert "no host of this worker has image" in messages(entry)[-1], entry
     other.stop()
     clean(farm)
+
+
+# ---- containers of the host's own engine
+
+def test_containers_on_a_host(farm, docker, work_dir):
+    """The engine is this run's own; the host finds it where a host's engine listens."""
+    host = farm.hosts[3]
+    directory = work_dir / "engine-host"
+    directory.mkdir(mode=0o711)
+    assert host.exec("ln", "-sf", docker.url.removeprefix("unix://"), "/run/docker.sock").returncode == 0
+    p = Probe(farm, work_dir / "probe-engine", host, f"slots=2 mode=docker dir={directory}")
+
+    def run(*lines, **keys):
+        return p.call("run", image.NAME, makefile="all:\\n" + "".join(f"\\t@{x}\\n" for x in lines), timeout=180, **keys)
+    done = run("id -un; pwd; ls /sys/class/net; grep -E 'CapEff|Seccomp:' /proc/self/status", memory=128, pids=50)
+    assert done.returncode == 0, done.err
+    assert done.out == "autograde\n/home/autograde/autolab\nlo\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
+    done = run("tail /dev/zero; echo $$?", memory=64, ask_limit=1)
+    assert "137" in done.out, done.err
+    done = run("true", disk=5 << 20)
+    assert "class=refused" in done.err and "what holds the limits" in done.err, done.err
+    assert run("sleep 60", **{"kill-after": "go"}).returncode == -signal.SIGKILL
+    assert "it runs" in p.call("run", image.NAME, timeout=180).out  # which sweeps
+    names = subprocess.run(["docker", "-H", docker.url, "ps", "-aq", "--filter", f"label=milonga.host={directory}"],
+                           capture_output=True, text=True, check=True).stdout
+    assert names == "" and host.leftovers(str(directory)) == []

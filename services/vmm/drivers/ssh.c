@@ -32,9 +32,9 @@
 #define END_MS        3000  /* for the last word of one whose pipe is closed */
 #define LAG_MS        2000  /* over that before its session is cut */
 #define REAP_MS       15000
-#define FIRST_MS      8000 /* in open, for the first connections */
-#define TICK_MS       1000 /* a warm machine may have come in the way meanwhile */
-#define SOCKET_SUFFIX 48   /* "/host.life.lane" and what ssh adds while it makes one */
+#define FIRST_MS      20000 /* in open, for the first connections */
+#define TICK_MS       1000  /* a warm machine may have come in the way meanwhile */
+#define SOCKET_SUFFIX 48    /* "/host.life.lane" and what ssh adds while it makes one */
 
 struct ssh_machine {
     struct ssh_host *host;
