@@ -1,5 +1,6 @@
 """An installation: Redis, api replicas, a dispatcher (and standby), vmms, all on this host."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -127,15 +128,21 @@ class Stack:
         try:
             for v in self.vmms:
                 if v.running():
+                    told = self.stops(v)
                     v.signal(signal.SIGTERM)
-                    try:
+                    # Two that it has not read yet are one: the second goes when the first was heard.
+                    wait_for(f"{v.name} hears SIGTERM", lambda v=v, told=told: not v.running() or self.stops(v) > told, 20)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
                         v.child.wait(0.5)
-                    except subprocess.TimeoutExpired:
-                        pass
             codes = {p.name: p.stop() for p in [*self.vmms, *self.dispatchers, *self.apis]}
         finally:
             self.stop_hard()
         return codes
+
+    @staticmethod
+    def stops(vmm):
+        text = vmm.text()
+        return text.count("vmm.drains") + text.count("vmm.leaves") - text.count("vmm.leaves_late")
 
     def leftovers(self):
         return clean.leftovers(self)
