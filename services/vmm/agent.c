@@ -138,6 +138,7 @@ static void lapse(struct agent *a, const char *why)
     if (clock_mono_ms() - a->registered_ms > SETTLED_MS)
         a->register_tries = 0;
     stop_all_locked(a, KILL_FENCED);
+    event_signal(a->idle_fd); /* who drains need not wait for a beat any more */
     log_event(LOG_WARN_, "lease.lost", "epoch", a->epoch, "reason", why, NULL);
 }
 

@@ -8,12 +8,14 @@
 #include "pipe.h"
 #include "pool.h"
 #include "reaper.h"
+#include "sync.h"
 #include "watch.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FAILURES_MAX    3 /* in a row */
 #define GUILTY_MAX      64
@@ -25,6 +27,7 @@
  * own, and Redis is told after: whoever tells last tells what is true by then. */
 struct health {
     struct vmm *v;
+    int stop_fd; /* eventfd, signalled once */
     pthread_mutex_t lock;
     bool broken;
     uint64_t serial; /* of what was learned; a probe that began before says nothing any more */
@@ -43,6 +46,7 @@ struct health *health_new(struct vmm *v)
 {
     struct health *h = xcalloc(1, sizeof(*h));
     h->v = v;
+    h->stop_fd = event_new();
     h->probe_at = CLOCK_NEVER;
     pthread_mutex_init(&h->lock, NULL);
     return h;
@@ -54,8 +58,14 @@ void health_free(struct health *h)
         return;
     free(h->good);
     free(h->bad);
+    close(h->stop_fd);
     pthread_mutex_destroy(&h->lock);
     free(h);
+}
+
+void health_stop(struct health *h)
+{
+    event_signal(h->stop_fd);
 }
 
 /* ---- what is known; all with the lock ---- */
@@ -208,12 +218,12 @@ static int probe_image(struct health *h, char *image, struct error *err)
         err->class = ERR_REFUSED; /* Redis is away: that is not the backend's trouble */
         return rc;
     }
-    rc = v->driver->initialize(v->backend, &spec, deadline, -1, &m, err);
+    rc = v->driver->initialize(v->backend, &spec, deadline, h->stop_fd, &m, err);
     if (rc < 0) {
         fleet_end(v->fleet, spec.name);
         return rc;
     }
-    rc = pipe_ready(m, deadline, -1, err);
+    rc = pipe_ready(m, deadline, h->stop_fd, err);
     reaper_hand(v->reaper, m);
     return rc;
 }
@@ -282,9 +292,11 @@ void health_look(struct health *h)
     bool doubt = h->probe_at != CLOCK_NEVER;
     bool wait = doubt && clock_mono_ms() < h->probe_at;
     pthread_mutex_unlock(&h->lock);
-    if (wait || health_lost_machine(h) || !doubt)
+    if (wait || event_wait(h->stop_fd, 0) || health_lost_machine(h) || !doubt)
         return;
     int rc = probe(h, &err);
+    if (event_wait(h->stop_fd, 0)) /* it says nothing then */
+        return;
     if (rc < 0)
         log_event(LOG_WARN_, "backend.probe_failed", "reason", err.msg, NULL);
     learn(h, serial, rc, &err);

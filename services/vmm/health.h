@@ -21,6 +21,8 @@
 
 struct health *health_new(struct vmm *v);
 void health_free(struct health *h);
+/* No probe from here on; one that is under way ends at once. */
+void health_stop(struct health *h);
 
 /* `who` ("job 7", "image a") made a machine just now; image and digest are what it is of. */
 void health_made(struct health *h, const char *who, const char *image);

@@ -28,9 +28,11 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#define REAP_BASE_MS 500
-#define REAP_CAP_MS  15000
-#define LEAVE_MS     4000 /* to hand back what runs, before it is left to its own */
+#define REAP_BASE_MS  500
+#define REAP_CAP_MS   15000
+#define LEAVE_MS      4000  /* to hand back what runs, before it is left to its own */
+#define TIDY_HURRY_MS 12000 /* to put away what no job needs, when it was to be quick */
+#define TIDY_MS       60000
 
 static int signals_open(void)
 {
@@ -184,8 +186,45 @@ static void leave(struct vmm *v)
     }
 }
 
+/* What follows the last job is tidying: machines are removed, an image may still be taken in, an
+ * engine that hangs is asked. Each of it has a bound, and all of it together has this one, after
+ * which the rest is the next life's. */
+struct tidying {
+    pthread_t thread;
+    bool begun;
+    int done_fd;
+    int64_t most_ms;
+};
+
+static void *tidying_main(void *arg)
+{
+    const struct tidying *t = arg;
+    if (!event_wait(t->done_fd, clock_mono_ms() + t->most_ms)) {
+        log_event(LOG_WARN_, "vmm.untidy", "after_ms", LOG_NUM(t->most_ms), NULL);
+        _exit(0);
+    }
+    return NULL;
+}
+
+static void tidying_begin(struct tidying *t, int64_t most_ms)
+{
+    t->done_fd = event_new();
+    t->most_ms = most_ms;
+    t->begun = true;
+    t->thread = thread_start(tidying_main, t);
+}
+
+static void tidying_end(struct tidying *t)
+{
+    if (!t->begun)
+        return;
+    event_signal(t->done_fd);
+    pthread_join(t->thread, NULL);
+    close(t->done_fd);
+}
+
 /* From registered to unregistered. */
-static void serve(struct vmm *v, int signal_fd)
+static void serve(struct vmm *v, int signal_fd, struct tidying *t)
 {
     bool hand_back = v->cfg->stop_hands_back;
     reaper_start(v->reaper);
@@ -207,10 +246,12 @@ static void serve(struct vmm *v, int signal_fd)
     }
     if (hand_back)
         leave(v);
+    tidying_begin(t, hand_back ? TIDY_HURRY_MS : TIDY_MS);
     slots_stop(v->slots);
     agent_stop(v->agent);
     builds_stop(v->builds); /* which may still take an image in */
     pool_stop(v->pool);
+    health_stop(v->health);
     watch_stop(v->watch);
     reaper_stop(v->reaper);
 }
@@ -229,6 +270,7 @@ static int run(const struct config *c, int signal_fd)
 {
     struct error err = ERROR_INIT;
     struct vmm v = {.cfg = c};
+    struct tidying tidying = {.done_fd = -1};
     char host[256] = "vmm";
     v.driver = driver_find(c->driver);
     if (!v.driver) {
@@ -251,7 +293,7 @@ static int run(const struct config *c, int signal_fd)
         if (link_start(&v, &err) < 0) {
             status = fail("redis", &err);
         } else {
-            serve(&v, signal_fd);
+            serve(&v, signal_fd, &tidying);
             rlink_stop(v.link);
         }
         free_parts(&v);
@@ -259,6 +301,7 @@ static int run(const struct config *c, int signal_fd)
     if (v.store)
         store_close(v.store);
     v.driver->close(v.backend);
+    tidying_end(&tidying);
     log_event(LOG_INFO_, "vmm.down", NULL);
     return status;
 }

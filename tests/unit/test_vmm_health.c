@@ -9,6 +9,7 @@ static int64_t now_ms = 1000;
 #include "services/vmm/health.c"
 #undef clock_mono_ms
 #undef clock_backoff_ms
+#include "services/vmm/sync.c"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -257,6 +258,21 @@ static void test_late_probe(void **state)
     health_free(h);
 }
 
+/* A vmm that ends asks its backend nothing more. */
+static void test_stopped(void **state)
+{
+    struct health *h = begin(&fake);
+    (void)state;
+    health_failed(h, "job 1", "img", &eio);
+    assert_true(health_due(h) <= now_ms);
+    health_stop(h);
+    away = true;
+    health_look(h);
+    assert_int_equal(probes, 0);
+    assert_string_equal(word, "");
+    health_free(h);
+}
+
 static void test_one_bad_image(void **state)
 {
     struct health *h = begin(&by_image);
@@ -280,7 +296,7 @@ int main(void)
         cmocka_unit_test(test_one_job_breaks_nothing), cmocka_unit_test(test_three_in_a_row),
         cmocka_unit_test(test_probes_count),           cmocka_unit_test(test_a_machine_clears),
         cmocka_unit_test(test_backend_away),           cmocka_unit_test(test_late_probe),
-        cmocka_unit_test(test_one_bad_image),
+        cmocka_unit_test(test_one_bad_image),          cmocka_unit_test(test_stopped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
