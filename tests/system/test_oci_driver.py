@@ -92,8 +92,8 @@ def test_invariant_7_what_a_job_may_not(host, attempt):
 
 
 def test_memory_limit(host):
-    done = host.job("python3 -c \"x = bytearray(300 << 20)\"; echo $$?", memory=128, ask_oom=1)
-    assert "137" in done.stdout and "probe.oom 1" in done.stderr
+    done = host.job("python3 -c \"x = bytearray(300 << 20)\"; echo $$?", memory=128, ask_limit=1)
+    assert "137" in done.stdout and "probe.limit 1" in done.stderr
 
 
 def own_address():
@@ -135,8 +135,8 @@ def test_fork_bomb_ends_with_its_machine(host):
 
 def test_a_full_disk_is_an_error_and_not_the_end(host):
     done = host.job("for d in /tmp /var/tmp /dev/shm $$HOME; do dd if=/dev/zero of=$$d/x bs=1M count=600 2>&1 | "
-                    "grep -c 'No space'; done", memory=256, disk=512, ask_oom=1)
-    assert done.stdout.split() == ["1"] * 4 and "probe.oom 0" in done.stderr
+                    "grep -c 'No space'; done", memory=256, disk=512, ask_limit=1)
+    assert done.stdout.split() == ["1"] * 4 and "probe.limit 0" in done.stderr
 
 
 @pytest.mark.parametrize("when", ["init", "ready", "load", "go"])
