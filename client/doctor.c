@@ -7,6 +7,9 @@
 #include <stdio.h>
 
 static void say(struct doctor *d, const char *check, const char *level, const char *remedy,
+                const char *fmt, va_list ap) __attribute__((format(printf, 5, 0)));
+
+static void say(struct doctor *d, const char *check, const char *level, const char *remedy,
                 const char *fmt, va_list ap)
 {
     char what[700];

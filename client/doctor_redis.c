@@ -200,7 +200,9 @@ void doctor_redis(struct doctor *d)
                      u.path != NULL ? ", db " : ":", u.path != NULL ? u.db : u.port,
                      c != NULL ? c->errstr : "out of memory");
     } else if (log_in(d, c, &u) && check_server(d, c)) {
-        cleanup_redis_reply redisReply *r = redisCommand(c, "SELECT %d", u.db);
+        redisReply *r = redisCommand(c, "SELECT %d", u.db);
+
+        free_replyp(&r);
 
         doctor_state(d, c);
     }
