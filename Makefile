@@ -50,7 +50,7 @@ TELL      := -DMILONGA_VERSION='"$(VERSION)"'
 $(call obj,$(VERSIONED)) $(patsubst %.c,$(B)/fuzz/obj/%.o,$(VERSIONED)): CPPFLAGS += $(TELL)
 
 .SECONDARY:
-.PHONY: all deps run test check system points guards chaos fuzz model bench lint format install clean help
+.PHONY: all deps run test check system points guards chaos fuzz model bench lint format install clean deb compose packages help
 all: $(PROGRAMS) ## build everything (default)
 
 $(B)/obj/%.o: %.c | $(LUA_INC)
@@ -129,7 +129,11 @@ check: all $(UNITS) ## unit tests
 	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
 	  [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }; echo "$(words $(UNITS)) unit test programs passed"
 system: all $(B)/driver_probe ## tests of the real programs on real servers, as root
-	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/system $(PYTEST_ARGS)
+	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/system -m "not compose and not packages" $(PYTEST_ARGS)
+compose: all ## docker-compose.yml from nothing to nothing, on an engine of its own, as root
+	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) -m pytest -q tests/system/test_compose.py -m compose $(PYTEST_ARGS)
+packages: ## the Debian package built, judged, installed and removed, as root
+	$(PYTHON) -m pytest -q tests/system/test_deb.py -m packages $(PYTEST_ARGS)
 points: ## every crash point: all on null, those of machines on oci and docker; the judge's own tests
 	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
 	$(PYTHON) -m pytest -q tests/chaos
@@ -164,6 +168,11 @@ install: all ## to DESTDIR and PREFIX; the autodriver lies beside the vmm
 	  sed 's,@LIBEXECDIR@,$(PREFIX)/libexec/milonga,' $$u >$(DESTDIR)$(UNITDIR)/$${u##*/} && chmod 644 $(DESTDIR)$(UNITDIR)/$${u##*/} || exit 1; done
 	install -m 644 packaging/systemd/milonga.sysusers $(DESTDIR)$(SYSUSERSDIR)/milonga.conf
 	[ -e $(DESTDIR)/etc/milonga/milonga.conf ] || install -m 600 milonga.conf $(DESTDIR)/etc/milonga
+deb: ## the Debian package of what is committed, into BUILD/debian; needs nothing from outside
+	@command -v dh >/dev/null || { echo "make deb needs debhelper and dpkg-dev: make deps" >&2; exit 1; }
+	@rm -rf $(B)/debian && mkdir -p $(B)/debian/milonga && git archive HEAD | tar -xC $(B)/debian/milonga
+	cd $(B)/debian/milonga && env -u MAKEFLAGS -u MAKELEVEL -u B -u BUILD dpkg-buildpackage -us -uc -b -rfakeroot
+	@ls $(B)/debian/*.deb
 clean: ## remove BUILD
 	rm -rf $(B)
 help: ## this

@@ -29,6 +29,8 @@ STRICT = os.environ.get("MILONGA_NO_SKIP", "0") not in ("", "0")
 def pytest_configure(config):
     notice.configure(config)
     config.addinivalue_line("markers", "fast: seconds, without a container engine; also with sanitizers")
+    config.addinivalue_line("markers", "compose: images are built; `make compose` runs these, `make system` does not")
+    config.addinivalue_line("markers", "packages: the Debian package is built; `make packages` runs these")
     config.addinivalue_line("markers", "slow: machines are killed, engines are started, time-outs pass")
 
 
