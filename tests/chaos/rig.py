@@ -225,6 +225,8 @@ def _value(client, key):
         return sorted(text(v) for v in client.smembers(key))
     if kind == "list":
         return [text(v) for v in client.lrange(key, 0, -1)]
+    if kind == "stream":
+        return [[text(i), {text(k): text(v) for k, v in e.items()}] for i, e in client.xrange(key)]
     return text(client.get(key) or b"")
 
 
