@@ -116,7 +116,7 @@ def test_memory_kill_of_a_child_is_told(make_stack):
     """Also when the job goes on without it and says that all is well."""
     stack = make_stack(driver="oci")
     entry, feedback = stack.tango.run("autograde:\n\t@head -c 300m /dev/zero | tail -c 250m | wc -c; echo on we go\n",
-                                      limits={"memory": 64})
+                                      limits={"memory": 64}, timeout=120)
     assert messages(entry)[-1] == "Error: Job exceeded its memory limit of 64 MB"
     head, _, output = feedback.partition(b"\n---\n")
     assert head.endswith(b"Here is the output from the autograder:")
