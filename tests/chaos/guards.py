@@ -25,8 +25,8 @@ GUARDS = {
                          "digest_hex(DIGEST_SHA256, text.data, text.len, info->sha256), info->size = text.len, stored = true;"),
                         ("services/vmm/report.c", "    buf_free(&text);\n    return stored;", "    late = text;\n    return stored;"),
                         ("services/vmm/report.c", "static bool store_feedback(", "static _Thread_local struct buf late;\nstatic bool store_feedback("),
-                        ("services/vmm/report.c", "    tell(a, &script_commit, r->result->counter ? 8 : 7, argv);",
-                         "    tell(a, &script_commit, r->result->counter ? 8 : 7, argv);\n    store_put(a->v->store, late.data, late.len, &info, NULL);")],
+                        ("services/vmm/report.c", "    tell(a, &script_commit, r->result->counter ? 9 : 8, argv);",
+                         "    tell(a, &script_commit, r->result->counter ? 9 : 8, argv);\n    store_put(a->v->store, late.data, late.len, &info, NULL);")],
                        "--services vmm --how die --only redis.commit.after", "no feedback"),
     # a vmm whose name was registered anew goes on under its old epoch
     "epoch": ([("services/vmm/lua/renew.lua", "if h[1] ~= ARGV[2] or h[2] ~= 'up'", "if h[2] ~= 'up'")],
@@ -38,7 +38,7 @@ GUARDS = {
     "outbox": ([("services/dispatcher/lua/outbox.lua", "    call('ZADD', key, string.format('%d', now + hold), id)\n", "    call('ZREM', key, id)\n")],
                "--services dispatcher --how die --only callback.send.before", "no callback"),
     # a request that is repeated is another job
-    "one job a request": ([("services/api/lua/accept.lua", "  if same then return {'dup', same} end\n", ""),
+    "one job a request": ([("services/api/lua/accept.lua", "  if same then return {'dup', string.match(same, '^%d+'), string.match(same, ' (.*)$') or ''} end\n", ""),
                            ("services/api/lua/lookup.lua", "if ARGV[3] ~= '' then reply[3]", "if false then reply[3]")],
                           "--services api --how die --only redis.accept.after", "made twice"),
     # what a lost worker had is forgotten
