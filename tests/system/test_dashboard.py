@@ -71,7 +71,8 @@ class Page:
         try:
             wait_for(f"{texts} on the page", lambda: all(t in self.text() for t in texts), timeout, 0.1)
         except AssertionError as e:
-            raise AssertionError(f"{e}; it shows: {self.text()}; {self.browser.get_log('browser')}") from None
+            raise AssertionError(f"{e}; it shows: {self.text()}; {self.find('#link')[0].text!r}; "
+                                 f"{self.browser.get_log('browser')}") from None
         return self
 
     def click(self, css):
@@ -203,3 +204,18 @@ def test_it_is_small(stack):
         assert status == 200 and "default-src 'none'" in headers["content-security-policy"], path
         total += len(gzip.compress(body))
     assert total <= 60000
+
+
+def test_more_tabs_than_a_browser_has_connections(page):
+    first = page.browser.current_window_handle
+    try:
+        for _ in range(8):
+            page.browser.switch_to.new_window("tab")
+            page.open("#/machines").sees("Hosts", "Warm pools")
+    finally:
+        for handle in page.browser.window_handles:
+            if handle != first:
+                page.browser.switch_to.window(handle)
+                page.browser.close()
+        page.browser.switch_to.window(first)
+    page.open("#/").sees("Overview")

@@ -71,13 +71,24 @@ async function ask(method, path, {body, signal, headers, raw} = {}) {
 }
 const get = (path, signal) => ask("GET", path, {signal});
 
+// A browser opens six connections to a service, for all its tabs and the pages it keeps for the way back: a page that
+// nobody sees must not hold one.
+async function seen() {
+  while (document.hidden) await new Promise((go) => document.addEventListener("visibilitychange", go, {once: true}));
+}
+
 // Server-Sent Events by fetch, since an EventSource sends no key. Calls take(event, data) until it returns true, the signal
-// aborts, or the server refuses; what breaks is taken up from the last id.
+// aborts, or the server refuses; what breaks, and what was hidden, is taken up from the last id.
 async function follow(path, signal, take) {
   let last = "", wait = 250;
   for (;;) {
+    await seen();
+    if (signal.aborted) return;
+    const request = new AbortController(), over = new AbortController();
+    signal.addEventListener("abort", () => request.abort(), {signal: over.signal});
+    document.addEventListener("visibilitychange", () => { if (document.hidden) request.abort(); }, {signal: over.signal});
     try {
-      const answer = await ask("GET", path, {signal, raw: true, headers: last ? {"Last-Event-ID": last} : {}});
+      const answer = await ask("GET", path, {signal: request.signal, raw: true, headers: last ? {"Last-Event-ID": last} : {}});
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "", event = "message", data = [];
       for (;;) {
@@ -100,8 +111,10 @@ async function follow(path, signal, take) {
     } catch (e) {
       if (signal.aborted) return;
       if (e instanceof Refused && e.status < 500 && e.status !== 429) throw e;
+    } finally {
+      over.abort();
     }
-    await new Promise((go) => setTimeout(go, wait * (0.5 + Math.random() / 2)));
+    if (!document.hidden) await new Promise((go) => setTimeout(go, wait * (0.5 + Math.random() / 2)));
     wait = Math.min(wait * 2, 5000);
     if (signal.aborted) return;
   }
