@@ -2,7 +2,8 @@
  * its place it is whole, and one whose writer is killed is gone. Where the file system cannot do
  * that (NFS) it has a name in tmp/ and is renamed. Its directory is synced after the rename:
  * commit's caller may tell others that it is there. What tells a collector that a blob is in use is
- * its mtime: it is renewed by every commit and every store_has(). */
+ * its mtime: it is renewed by every commit and every store_has(). Nothing here waits for another
+ * process. */
 
 #include "wire/store_impl.h"
 
@@ -14,11 +15,11 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
 #define META_MAX_BYTES 65536
+#define PLACE_TRIES    16
 
 bool store_digest_ok(const char *sha256)
 {
@@ -108,8 +109,10 @@ int store_open(const struct store_options *opt, struct store **ret, struct error
     }
     if (http)
         store_cache_trim(s);
-    else
+    else {
         store_record_sweep(s);
+        store_gone_back(s, NULL);
+    }
     *ret = s;
     return 0;
 }
@@ -131,9 +134,9 @@ void store_close(struct store *s)
 /* ---- Writing
  * ------------------------------------------------------------------------------------- */
 
-static int name_random(const char *prefix, char *name, size_t size)
+int store_name_random(const char *prefix, char *name, size_t size)
 {
-    unsigned char random[12];
+    unsigned char random[STORE_RANDOM / 2];
     int n = snprintf(name, size, "%s", prefix);
 
     if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
@@ -154,7 +157,7 @@ static int tmp_create(struct store *s, char *name, size_t size)
         fd = openat(s->tmp_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL))
         return fd < 0 ? -errno : fd;
-    r = name_random("w-", name, size);
+    r = store_name_random("w-", name, size);
     if (r < 0)
         return r;
     fd = openat(s->tmp_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -245,26 +248,16 @@ int store_writer_seal(struct store_writer *w, struct store_info *ret, struct err
     return 0;
 }
 
-int store_lock(struct store *s, int how)
-{
-    int fd = openat(s->root_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-
-    /* A shared volume without locks is used all the same: then the collector's grace, which is
-     * hours where the window is microseconds, is all there is. */
-    if (fd >= 0)
-        while (flock(fd, how) < 0 && errno == EINTR)
-            ;
-    return fd;
-}
-
-/* Renews the age. 0, -ENOENT, or another error. */
+/* Renews the age. 0, -ENOENT, or another error. What is seen at its place after it was renewed, no
+ * collector removes: see store_collect.c. */
 static int blob_touch(struct store *s, const char *path)
 {
-    int lock = store_lock(s, LOCK_SH);
-    int r = utimensat(s->blobs_fd, path, NULL, 0) < 0 ? -errno : 0;
+    struct stat st;
 
-    cleanup_closep(&lock);
-    return r;
+    if (utimensat(s->blobs_fd, path, NULL, 0) < 0 ||
+        fstatat(s->blobs_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    return 0;
 }
 
 /* The directory of a blob, made and durable in its parent. */
@@ -284,26 +277,35 @@ static int shard_open(struct store *s, const char *sha256)
     return r < 0 ? r : fd;
 }
 
+/* 0 when the blob is at its place and as new, whoever put it there. */
+static int blob_place_once(struct store_writer *w, const char *path)
+{
+    struct store *s = w->s;
+    int r = blob_touch(s, path);
+
+    if (r == 0)
+        tmp_drop(s, w->tmp);
+    else if (r == -ENOENT && w->tmp[0])
+        r = renameat(s->tmp_fd, w->tmp, s->blobs_fd, path) < 0 ? -errno : 0;
+    else if (r == -ENOENT)
+        r = tmp_link(w->fd, s->blobs_fd, path);
+    return r;
+}
+
 int store_writer_place(struct store_writer *w, const struct store_info *info, struct error *err)
 {
     struct store *s = w->s;
     char path[BLOB_PATH];
     cleanup_close int shard = shard_open(s, info->sha256);
-    int r;
+    int r = -EEXIST;
 
     if (shard < 0)
         return fail(s, err, -shard, "making a directory for a file");
     store_blob_path(info->sha256, path);
-    r = blob_touch(s, path);
-    if (r == 0)
-        tmp_drop(s, w->tmp);
-    else if (r != -ENOENT)
-        return fail(s, err, -r, "renewing a file");
-    else if (w->tmp[0])
-        r = renameat(s->tmp_fd, w->tmp, s->blobs_fd, path) < 0 ? -errno : 0;
-    else
-        r = tmp_link(w->fd, s->blobs_fd, path);
-    if (r < 0 && r != -EEXIST) /* somebody else's is the same, and as new */
+    /* One that came to be there meanwhile may be an old one that was put back: to be renewed. */
+    for (int tries = 0; r == -EEXIST && tries < PLACE_TRIES; tries++)
+        r = blob_place_once(w, path);
+    if (r < 0)
         return fail(s, err, -r, "giving a file its place");
     CRASHPOINT("store", "rename", "after");
     /* Also when it was there: whoever renamed it may not have come to this point. */
@@ -402,6 +404,10 @@ int store_get(struct store *s, const char *sha256, int *ret_fd, uint64_t *ret_si
     if (!store_digest_ok(sha256))
         return err_set(err, ERR_PERMANENT, EINVAL, "'%.80s' is not a SHA-256 digest", sha256);
     r = store_blob_open(s, sha256, s->http, ret_fd, ret_size);
+    for (bool again = true; r == -ENOENT && !s->http && again;) {
+        again = store_gone_back(s, sha256);
+        r = store_blob_open(s, sha256, false, ret_fd, ret_size);
+    }
     if (r == -ENOENT && s->http)
         return store_http_get(s, sha256, ret_fd, ret_size, err);
     if (r == -ENOENT)
@@ -420,6 +426,10 @@ int store_has(struct store *s, const char *sha256)
         return store_http_has(s, sha256);
     store_blob_path(sha256, path);
     r = blob_touch(s, path);
+    for (bool again = true; r == -ENOENT && again;) {
+        again = store_gone_back(s, sha256);
+        r = blob_touch(s, path);
+    }
     return r == 0 ? 1 : r == -ENOENT ? 0 : r;
 }
 
@@ -444,7 +454,7 @@ static int meta_check(struct store *s, const char *name, struct error *err)
 static int record_place(struct store *s, int fd, const char *name)
 {
     char tmp[64];
-    int r = name_random(STORE_RECORD_TMP, tmp, sizeof(tmp));
+    int r = store_name_random(STORE_RECORD_TMP, tmp, sizeof(tmp));
 
     if (r == 0)
         r = tmp_link(fd, s->tmp_fd, tmp);

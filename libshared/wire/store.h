@@ -10,8 +10,8 @@
  * A cache holds no more than cache_bytes, what was used longest ago going first, plus what is being
  * downloaded, each at most that large; a larger file is refused (EFBIG).
  *
- * dir layout: <root>/blobs/ab/abcd...; <root>/tmp/ for writes under way; <root>/meta/ for the small
- * records below; <root>/lock between whoever renews a file and a collector. */
+ * dir layout: <root>/blobs/ab/abcd...; <root>/tmp/ for writes and removals under way; <root>/meta/
+ * for the small records below. */
 
 #include "base/digest.h"
 #include "base/err.h"

@@ -1,9 +1,12 @@
 /* Removal of what nobody needs, and of what a cache has no room for.
  *
- * Against a collector that has just found a blob to be old while somebody renews it: renewing is
- * done under a shared lock, and removing is looking at the age once more and unlinking, under an
- * exclusive one. So a blob whose presence was told (commit, store_has) stays for its grace, and one
- * that was removed first is told to be absent. */
+ * Against a collector that has just found a blob to be old while somebody renews it, without a
+ * lock, since who stands still with a lock holds up everybody: a collector first takes the blob
+ * from its place, under a name of its own in tmp/, and only then looks at the age that counts.
+ * Renewing is to renew and then to see the blob at its place. So either the collector finds it
+ * renewed, and puts it back, or who renews finds it gone. Who misses a blob looks in tmp/ before he
+ * says so, and puts back what he finds there: a collector may have died, or stand still, between
+ * the two. Putting back is always safe: what is needed by nobody is old still, and found again. */
 
 #include "wire/store_impl.h"
 
@@ -14,12 +17,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 
 #define SHARDS        256
 #define TMP_MAX_AGE_S 86400
+#define GONE_NAME     (sizeof(STORE_GONE_TMP) + SHA256_HEX + 1 + STORE_RANDOM)
 
 struct blob {
     char sha256[SHA256_HEX + 1];
@@ -101,24 +104,60 @@ static void shard_list(struct store *s, unsigned shard, unsigned from, struct bl
         qsort(ret->list, ret->ct, sizeof(*ret->list), by_digest);
 }
 
+/* Puts back what a collector took from its place. True when it is there; no harm when it went
+ * meanwhile. */
+static bool gone_put_back(struct store *s, const char *name)
+{
+    char sha256[SHA256_HEX + 1], path[BLOB_PATH];
+    cleanup_close int shard = -1;
+
+    snprintf(sha256, sizeof(sha256), "%s", name + strlen(STORE_GONE_TMP));
+    if (!store_digest_ok(sha256))
+        return false;
+    store_blob_path(sha256, path);
+    if (linkat(s->tmp_fd, name, s->blobs_fd, path, 0) < 0 && errno != EEXIST)
+        return false;
+    path[2] = '\0';
+    shard = openat(s->blobs_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (shard >= 0 && fsync(shard) == 0)
+        unlinkat(s->tmp_fd, name, 0);
+    return true;
+}
+
+bool store_gone_back(struct store *s, const char *sha256)
+{
+    cleanup_free char *prefix = xasprintf(STORE_GONE_TMP "%s", sha256 ? sha256 : "");
+    DIR *d = dir_at(s->root_fd, "tmp");
+    struct dirent *e;
+    bool found = false;
+
+    while (d && (e = readdir(d)))
+        if (strncmp(e->d_name, prefix, strlen(prefix)) == 0)
+            found |= gone_put_back(s, e->d_name);
+    if (d)
+        closedir(d);
+    return found;
+}
+
 /* 1 when it went. */
 static int blob_collect(struct store *s, const char *sha256,
                         int (*keep)(void *arg, const char *sha256), void *arg, int64_t grace_s)
 {
-    char path[BLOB_PATH];
+    cleanup_free char *prefix = xasprintf(STORE_GONE_TMP "%s-", sha256);
+    char path[BLOB_PATH], gone[GONE_NAME];
     struct stat st;
-    int lock, gone;
 
     store_blob_path(sha256, path);
     if (fstatat(s->blobs_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0 || age_s(&st) <= grace_s)
         return 0;
-    if (keep(arg, sha256) != 0)
+    if (keep(arg, sha256) != 0 || store_name_random(prefix, gone, sizeof(gone)) < 0)
         return 0;
-    lock = store_lock(s, LOCK_EX);
-    gone = fstatat(s->blobs_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && age_s(&st) > grace_s &&
-           unlinkat(s->blobs_fd, path, 0) == 0;
-    cleanup_closep(&lock);
-    return gone;
+    if (renameat(s->blobs_fd, path, s->tmp_fd, gone) < 0)
+        return 0;
+    if (fstatat(s->tmp_fd, gone, &st, AT_SYMLINK_NOFOLLOW) == 0 && age_s(&st) > grace_s)
+        return unlinkat(s->tmp_fd, gone, 0) == 0;
+    gone_put_back(s, gone);
+    return 0;
 }
 
 static void tmp_clean(struct store *s)
@@ -130,7 +169,9 @@ static void tmp_clean(struct store *s)
     if (!d)
         return;
     while ((e = readdir(d)))
-        if (e->d_name[0] != '.' && fstatat(s->tmp_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        if (e->d_name[0] != '.' &&
+            strncmp(e->d_name, STORE_GONE_TMP, strlen(STORE_GONE_TMP)) != 0 &&
+            fstatat(s->tmp_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
             age_s(&st) > TMP_MAX_AGE_S)
             unlinkat(s->tmp_fd, e->d_name, 0);
     closedir(d);
@@ -160,8 +201,10 @@ int store_collect(struct store *s, int (*keep)(void *arg, const char *sha256), v
                        "an http store is collected where its directory is");
     if (slice <= 0)
         return err_set(err, ERR_BUG, EINVAL, "a slice of %d files to collect", slice);
-    if (at == 0)
+    if (at == 0) {
         tmp_clean(s);
+        store_gone_back(s, NULL);
+    }
     for (unsigned shard = at >> 24; shard < SHARDS; shard++) {
         shard_list(s, shard, at, &blobs);
         for (size_t i = 0; i < blobs.ct; i++) {

@@ -44,9 +44,17 @@ int store_writer_detach(struct store_writer *w);
 int store_blob_open(struct store *s, const char *sha256, bool touch, int *ret_fd,
                     uint64_t *ret_size);
 
-/* Held while a blob is renewed (LOCK_SH) or removed (LOCK_EX), by any process on this root; see
- * store_collect.c. The descriptor, to be closed; -1 where the file system has no such locks. */
-int store_lock(struct store *s, int how);
+/* `prefix` and STORE_RANDOM characters that no other process comes to. */
+#define STORE_RANDOM 24
+int store_name_random(const char *prefix, char *name, size_t size);
+
+/* What a blob is called in tmp/, before its digest, while a collector decides over it; see
+ * store_collect.c. */
+#define STORE_GONE_TMP "gone-"
+
+/* Puts back the blob, or all if NULL, that a collector has taken from its place and not yet
+ * removed. True when there was one, so that it is worth to look again. */
+bool store_gone_back(struct store *s, const char *sha256);
 
 /* What a record is called in tmp/ for as long as it takes to rename it, before its own name. */
 #define STORE_RECORD_TMP "record-"

@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -314,6 +315,107 @@ static void a_killed_writer_leaves_nothing(void **state)
     store_close(s);
 }
 
+static int keep_nothing(void *arg, const char *sha256)
+{
+    (void)arg;
+    (void)sha256;
+    return 0;
+}
+
+/* A collector that stands still before its first system call, at the last shard. */
+static pid_t collector_begin(struct store *s, const char *sha256)
+{
+    unsigned cursor =
+        (unsigned)strtoul((char[9]){sha256[0], sha256[1], '0', '0', '0', '0', '0', '0'}, NULL, 16);
+    pid_t pid = fork();
+    int status;
+
+    if (pid == 0) {
+        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        raise(SIGSTOP);
+        _exit(store_collect(s, keep_nothing, NULL, 3600, 9, &cursor, NULL) < 0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSTOPPED(status));
+    return pid;
+}
+
+/* Lets it do as many half system calls (in, or out); false when that was the end of it. */
+static bool collector_step(pid_t pid, int steps)
+{
+    int status;
+
+    while (steps-- > 0) {
+        assert_int_equal(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), 0);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (!WIFSTOPPED(status))
+            return false;
+    }
+    return true;
+}
+
+static void collector_end(pid_t pid, bool killed)
+{
+    int status;
+
+    if (killed)
+        kill(pid, SIGKILL);
+    else
+        ptrace(PTRACE_DETACH, pid, NULL, NULL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(killed ? WIFSIGNALED(status) : WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+#define IN_LAST_SHARD "70"
+
+/* A collector stands still, then some steps later again, then goes on or dies: what was told to be
+ * there meanwhile is there at each time. False when it has fewer steps. */
+static bool collector_tried(struct store *s, int first, int more, bool put, bool killed)
+{
+    struct store_info info;
+    unsigned cursor = 0;
+    bool told, stands;
+    pid_t pid;
+
+    assert_int_equal(store_put(s, IN_LAST_SHARD, strlen(IN_LAST_SHARD), &info, NULL), 0);
+    assert_int_equal(strncmp(info.sha256, "ff", 2), 0);
+    age_blob("s/blobs", info.sha256, 7200);
+    pid = collector_begin(s, info.sha256);
+    if (!collector_step(pid, first))
+        return false;
+    alarm(60); /* who waits for it, waits for ever */
+    told = put ? store_put(s, IN_LAST_SHARD, strlen(IN_LAST_SHARD), &info, NULL) == 0
+               : store_has(s, info.sha256) == 1;
+    assert_true(told || !put);
+    stands = collector_step(pid, more);
+    if (told)
+        content_is(s, info.sha256, IN_LAST_SHARD);
+    alarm(0);
+    if (stands)
+        collector_end(pid, killed);
+    if (told)
+        content_is(s, info.sha256, IN_LAST_SHARD);
+    store_collect(s, keep_nothing, NULL, 3600, 9, &cursor, NULL);
+    assert_int_equal(files_below("s/blobs"), told);
+    assert_int_equal(files_below("s/tmp"), 0);
+    return stands;
+}
+
+static void a_collector_that_stands_still_holds_up_nobody(void **state)
+{
+    struct store *s = store_make("s");
+    int steps = 0, more;
+
+    (void)state;
+    for (; collector_tried(s, steps, 0, true, false); steps++) {
+        collector_tried(s, steps, 0, true, true);
+        for (more = 0; collector_tried(s, steps, more, false, false); more++)
+            collector_tried(s, steps, more, false, true);
+    }
+    assert_true(steps > 10);
+    store_close(s);
+}
+
 /* ---- The http form
  * ------------------------------------------------------------------------------- */
 
@@ -553,6 +655,7 @@ int main(void)
         WITH_DIR(what_was_renewed_meanwhile_stays),
         WITH_DIR(abandoned_temp_files_go),
         WITH_DIR(a_killed_writer_leaves_nothing),
+        WITH_DIR(a_collector_that_stands_still_holds_up_nobody),
         WITH_WEB(http_put_get_has),
         WITH_WEB(http_failures_have_classes),
         WITH_WEB(cache_is_bounded),
