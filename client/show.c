@@ -1,6 +1,5 @@
 #include "client/show.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
 const char *show_text(const json_t *object, const char *member)
@@ -20,17 +19,22 @@ bool show_flag(const json_t *object, const char *member)
     return json_is_true(json_object_get(object, member));
 }
 
+void show_clean(char *text, size_t size, const char *fmt, va_list ap)
+{
+    vsnprintf(text, size, fmt, ap);
+    for (char *s = text; *s != '\0'; s++)
+        if ((unsigned char)*s < ' ' || *s == 0x7f)
+            *s = '?';
+}
+
 void show_line(const char *name, const char *fmt, ...)
 {
     char text[2048];
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(text, sizeof(text), fmt, ap);
+    show_clean(text, sizeof(text), fmt, ap);
     va_end(ap);
-    for (char *s = text; *s != '\0'; s++)
-        if ((unsigned char)*s < ' ' || *s == 0x7f)
-            *s = '?';
     printf("%-12s%s\n", name, text);
 }
 

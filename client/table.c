@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "client/show.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -46,11 +47,8 @@ void table_cell(struct table *t, const char *fmt, ...)
     va_list ap;
 
     va_start(ap, fmt);
-    vsnprintf(text, sizeof(text), fmt, ap);
+    show_clean(text, sizeof(text), fmt, ap);
     va_end(ap);
-    for (char *s = text; *s != '\0'; s++)
-        if ((unsigned char)*s < ' ' || *s == 0x7f)
-            *s = '?';
     t->cells = xrealloc(t->cells, (t->cell_ct + 1) * sizeof(*t->cells));
     t->cells[t->cell_ct++] = xstrdup(text);
 }

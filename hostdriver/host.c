@@ -165,21 +165,10 @@ int host_find_keeper(const struct host *h, const char *epoch, int *ret_pidfd, st
 
 int host_end_machine(const struct host *h, const char *name, struct error *err)
 {
-    int64_t deadline = clock_mono_ms() + WAIT_MS;
-    struct error none = ERROR_INIT; /* that there is no group is no failure */
-    struct cgroup *group = NULL;
-    int r = h->groups ? cgroup_open(h->groups, name, &group, &none) : -ENOENT;
+    int r = h->groups ? cgroup_end(h->groups, name, clock_mono_ms() + WAIT_MS, err) : 0;
 
-    if (r < 0 && r != -ENOENT)
-        return err_set(err, none.class, none.code, "%s", none.msg);
-    if (r == 0) {
-        r = cgroup_kill(group, deadline, err);
-        if (r == 0)
-            r = cgroup_remove(group, deadline, err);
-        cgroup_free(group);
-        if (r < 0)
-            return r;
-    }
+    if (r < 0)
+        return r;
     if (unlinkat(h->machines_fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
         return err_set_errno(err, ERR_TEMPORARY, errno, "rmdir %s/m/%s", h->path, name);
     return 0;

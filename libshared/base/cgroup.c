@@ -433,6 +433,23 @@ int cgroup_remove(struct cgroup *g, int64_t deadline, struct error *err)
     return 0;
 }
 
+int cgroup_end(struct cgroup_tree *t, const char *name, int64_t deadline, struct error *err)
+{
+    struct error none = ERROR_INIT; /* that there is no group is no failure */
+    struct cgroup *g;
+    int r = cgroup_open(t, name, &g, &none);
+
+    if (r == -ENOENT)
+        return 0;
+    if (r < 0)
+        return err_set(err, none.class, none.code, "%s", none.msg);
+    r = cgroup_kill(g, deadline, err);
+    if (r == 0)
+        r = cgroup_remove(g, deadline, err);
+    cgroup_free(g);
+    return r;
+}
+
 /* ---- what it used ---- */
 
 int cgroup_usage(const struct cgroup *g, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes)

@@ -67,6 +67,9 @@ int cgroup_kill(struct cgroup *g, int64_t deadline, struct error *err);
 /* Removes the emptied group from all hierarchies. */
 int cgroup_remove(struct cgroup *g, int64_t deadline, struct error *err);
 
+/* Kills and removes the group of that name; 0 also when there is none. */
+int cgroup_end(struct cgroup_tree *t, const char *name, int64_t deadline, struct error *err);
+
 /* CPU time and the most memory ever in use (page cache and tmpfs count). Either may be NULL. */
 int cgroup_usage(const struct cgroup *g, uint64_t *ret_cpu_us, uint64_t *ret_peak_bytes);
 /* True when the kernel killed a process of the group for its memory limit. */

@@ -1,5 +1,6 @@
 #include "services/api/v1.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/name.h"
 
@@ -115,6 +116,19 @@ bool v1_id(struct call *c, uint64_t *ret)
     }
     *ret = id;
     return true;
+}
+
+void v1_ask_job(struct call *c, enum core_question q, core_done_fn *done)
+{
+    char id_text[24], now[24];
+    const char *argv[] = {c->tenant, id_text, now};
+    uint64_t id;
+
+    if (!v1_id(c, &id))
+        return;
+    snprintf(id_text, sizeof(id_text), "%" PRIu64, id);
+    snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
+    core_ask(c->loop->core, q, ARRAY_SIZE(argv), argv, done, c);
 }
 
 bool v1_query_number(struct call *c, const char *name, uint64_t low, uint64_t high, uint64_t def,
@@ -262,17 +276,16 @@ static void openapi_get(struct call *c)
     reply_bytes(c, 200, "application/yaml", NULL, openapi, sizeof(openapi) - 1);
 }
 
-static void out_limits(struct buf *b, const char *key, int64_t timeout_s, int64_t cores_milli,
-                       int64_t memory_mb, int64_t pids, int64_t fsize, int64_t disk, int64_t output)
+void v1_limits(struct buf *b, const char *key, int64_t timeout_s, const struct job_limits *l)
 {
     v1_key(b, key);
     buf_printf(b, "{\"timeout_s\": %" PRId64 ", \"cores\": %.15g", timeout_s,
-               (double)cores_milli / 1000);
-    v1_int(b, "memory_mb", memory_mb);
-    v1_int(b, "pids", pids);
-    v1_int(b, "file_bytes", fsize);
-    v1_int(b, "disk_bytes", disk);
-    v1_int(b, "output_bytes", output);
+               (double)l->cores_milli / 1000);
+    v1_int(b, "memory_mb", l->memory_mb);
+    v1_int(b, "pids", l->pids);
+    v1_int(b, "file_bytes", (int64_t)l->fsize_bytes);
+    v1_int(b, "disk_bytes", (int64_t)l->disk_bytes);
+    v1_int(b, "output_bytes", (int64_t)l->output_bytes);
     buf_appends(b, "}");
 }
 
@@ -288,11 +301,20 @@ static void service(struct call *c)
     v1_text(&b, "scope", scopes[c->scope - SCOPE_READ]);
     v1_key(&b, "limits");
     buf_appends(&b, "{");
-    out_limits(&b, "max", g->job_timeout_max_s, g->job_cores_max_milli, g->job_memory_max_mb,
-               g->job_pids_max, g->job_fsize_max_bytes, g->job_disk_max_bytes,
-               g->job_output_max_bytes);
-    out_limits(&b, "default", g->job_timeout_s, g->job_cores_milli, g->job_memory_mb, g->job_pids,
-               g->job_fsize_bytes, g->job_disk_bytes, g->job_output_bytes);
+    v1_limits(&b, "max", g->job_timeout_max_s,
+              &(struct job_limits){.cores_milli = (uint32_t)g->job_cores_max_milli,
+                                   .memory_mb = (uint32_t)g->job_memory_max_mb,
+                                   .pids = (uint32_t)g->job_pids_max,
+                                   .fsize_bytes = (uint64_t)g->job_fsize_max_bytes,
+                                   .disk_bytes = (uint64_t)g->job_disk_max_bytes,
+                                   .output_bytes = (uint64_t)g->job_output_max_bytes});
+    v1_limits(&b, "default", g->job_timeout_s,
+              &(struct job_limits){.cores_milli = (uint32_t)g->job_cores_milli,
+                                   .memory_mb = (uint32_t)g->job_memory_mb,
+                                   .pids = (uint32_t)g->job_pids,
+                                   .fsize_bytes = (uint64_t)g->job_fsize_bytes,
+                                   .disk_bytes = (uint64_t)g->job_disk_bytes,
+                                   .output_bytes = (uint64_t)g->job_output_bytes});
     v1_int(&b, "max_body_bytes", g->max_body_bytes);
     buf_appends(&b, "}}");
     v1_json(c, 200, &b);

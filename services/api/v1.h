@@ -59,6 +59,8 @@ void v1_readyz(struct call *c);
 
 /* Parameter 0 as a job's id: 404 when it is none. */
 bool v1_id(struct call *c, uint64_t *ret);
+/* Asks a question about the job of parameter 0 whose script takes tenant, id and the time. */
+void v1_ask_job(struct call *c, enum core_question q, core_done_fn *done);
 /* A whole number of the query within bounds: 400 otherwise; `def` when it is absent. */
 bool v1_query_number(struct call *c, const char *name, uint64_t low, uint64_t high, uint64_t def,
                      uint64_t *ret);
@@ -85,6 +87,8 @@ void v1_text(struct buf *b, const char *key, const char *value);     /* null whe
 void v1_text_or_null(struct buf *b, const char *key, const char *s); /* null when it is empty */
 void v1_int(struct buf *b, const char *key, int64_t value);
 void v1_int_or_null(struct buf *b, const char *key, int64_t value, bool there);
+/* {"timeout_s": ..., "cores": ..., ...} */
+void v1_limits(struct buf *b, const char *key, int64_t timeout_s, const struct job_limits *l);
 void v1_bool(struct buf *b, const char *key, bool value);
 /* "a,b" as ["a", "b"] */
 void v1_split(struct buf *b, const char *key, const char *text, size_t len, char comma);

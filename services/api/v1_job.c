@@ -2,7 +2,6 @@
 
 #include "services/api/v1.h"
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "services/api/send.h"
 
@@ -84,19 +83,6 @@ static void render_files(const struct job *job, struct buf *b)
     buf_appends(b, "]");
 }
 
-static void render_limits(const struct job *job, struct buf *b)
-{
-    const struct job_limits *l = &job->limits;
-
-    v1_key(b, "limits");
-    buf_printf(b, "{\"timeout_s\": %u, \"cores\": %.15g, \"memory_mb\": %u, \"pids\": %u",
-               job->timeout_s, (double)l->cores_milli / 1000, l->memory_mb, l->pids);
-    v1_int(b, "file_bytes", (int64_t)l->fsize_bytes);
-    v1_int(b, "disk_bytes", (int64_t)l->disk_bytes);
-    v1_int(b, "output_bytes", (int64_t)l->output_bytes);
-    buf_appends(b, "}");
-}
-
 static void render_trace(const struct core_job *j, struct buf *b)
 {
     v1_key(b, "trace");
@@ -152,7 +138,7 @@ void v1_render_job(const struct core_job *j, struct buf *b)
     render_members(j, b);
     render_texts(b, "digests", j->job->digests, j->job->digest_ct);
     render_files(j->job, b);
-    render_limits(j->job, b);
+    v1_limits(b, "limits", j->job->timeout_s, &j->job->limits);
     v1_bool(b, "network", j->job->network);
     v1_int(b, "charged", j->charged);
     v1_int_or_null(b, "requeue_of", (int64_t)j->requeue_of, j->requeue_of > 0);
@@ -475,13 +461,5 @@ static void retried(void *arg, const struct core_answer *a)
 
 void v1_callback_retry(struct call *c)
 {
-    char id_text[24], now[24];
-    const char *argv[] = {c->tenant, id_text, now};
-    uint64_t id;
-
-    if (!v1_id(c, &id))
-        return;
-    snprintf(id_text, sizeof(id_text), "%" PRIu64, id);
-    snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
-    core_ask(c->loop->core, ASK_CALLBACK_RETRY, 3, argv, retried, c);
+    v1_ask_job(c, ASK_CALLBACK_RETRY, retried);
 }

@@ -224,15 +224,7 @@ static void why_came(void *arg, const struct core_answer *a)
 
 void v1_why(struct call *c)
 {
-    char id_text[24], now[24];
-    const char *argv[] = {c->tenant, id_text, now};
-    uint64_t id;
-
-    if (!v1_id(c, &id))
-        return;
-    snprintf(id_text, sizeof(id_text), "%" PRIu64, id);
-    snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
-    core_ask(c->loop->core, ASK_WHY, 3, argv, why_came, c);
+    v1_ask_job(c, ASK_WHY, why_came);
 }
 
 /* ---- Figures ---- */

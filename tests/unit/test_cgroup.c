@@ -192,8 +192,10 @@ static void test_names(void **state)
     assert_int_equal(count, 1);
     assert_int_equal(cgroup_open(tree, "listed", &again, &err), 0);
     cgroup_free(g);
-    finish(again);
+    cgroup_free(again);
+    assert_int_equal(cgroup_end(tree, "listed", clock_mono_ms() + 5000, &err), 0);
     assert_int_equal(cgroup_open(tree, "listed", &again, &err), -ENOENT);
+    assert_int_equal(cgroup_end(tree, "listed", clock_mono_ms() + 5000, &err), 0);
 }
 
 static void test_add_from_outside(void **state)

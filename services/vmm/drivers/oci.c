@@ -606,26 +606,15 @@ static int list(struct backend *b, void (*each)(void *arg, const char *name), vo
 static int reap(struct backend *b, const char *name, struct error *err)
 {
     const char *bad = name_check_file(name, strlen(name));
-    int64_t deadline = clock_mono_ms() + REAP_MS;
     cleanup_free char *path = xasprintf("%s/%s", b->base, name);
-    struct error none = ERROR_INIT; /* that there is no group is no failure */
-    struct cgroup *group;
     int r;
 
     if (bad != NULL || name[0] == '.')
         return err_set(err, ERR_REFUSED, EINVAL, "oci: machine name \"%s\" %s", name,
                        bad != NULL ? bad : "begins with a dot");
-    r = cgroup_open(b->cgroups, name, &group, &none);
-    if (r < 0 && r != -ENOENT)
-        return err_set(err, none.class, none.code, "%s", none.msg);
-    if (r == 0) {
-        r = cgroup_kill(group, deadline, err);
-        if (r == 0)
-            r = cgroup_remove(group, deadline, err);
-        cgroup_free(group);
-        if (r < 0)
-            return r;
-    }
+    r = cgroup_end(b->cgroups, name, clock_mono_ms() + REAP_MS, err);
+    if (r < 0)
+        return r;
     oci_unmount(path);
     r = image_rmtree(b->base_fd, name);
     return r < 0 ? err_set_errno(err, ERR_TEMPORARY, -r, "oci: cannot remove %s", path) : 0;
