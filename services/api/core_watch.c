@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define FETCH_BYTES (256u << 10)
+#define AGAIN_MS    1000 /* after a look that failed */
 
 static const struct script script_output_at = {
     "output_at",
@@ -31,6 +32,7 @@ struct watch {
     char token[JOB_TOKEN_TEXT];
     struct buf live;
     bool looking, look_again, walking;
+    void *again; /* timer, while it waits to look again */
     char feedback[SHA256_HEX + 1], verdict[32], why[300];
     uint64_t begin, end;
     void *memo;
@@ -53,9 +55,13 @@ void core_watches_start(struct core *c)
 
 static void watch_free_if_idle(struct watch *w)
 {
+    const struct core_env *env = &w->watches->core->env;
+
     if (!TAILQ_EMPTY(&w->watchers) || w->looking || w->walking)
         return;
     hub_unlisten(w->watches->core->hub, &w->listener);
+    if (w->again)
+        env->ops->timer_stop(env->loop, w->again);
     TAILQ_REMOVE(&w->watches->list, w, link);
     if (w->memo)
         w->memo_free(w->memo);
@@ -100,15 +106,26 @@ static void take_over(struct watch *w, const redisReply *r)
     buf_init(&w->live, SIZE_MAX);
 }
 
+static void look_again(void *arg)
+{
+    struct watch *w = arg;
+
+    w->again = NULL;
+    look(w);
+}
+
 static void looked(void *op, const char *status, redisReply *r, const char *why)
 {
     struct watch *w = H2O_STRUCT_FROM_MEMBER(struct watch, op, op);
+    const struct core_env *env = &w->watches->core->env;
 
     w->looking = false;
     if (!status) {
         if (w->state == WATCH_LOOKING)
             w->state = WATCH_FAILED;
         snprintf(w->why, sizeof(w->why), "%s", why);
+        if (!w->again)
+            w->again = env->ops->timer_start(env->loop, AGAIN_MS, look_again, w);
     } else if (strcmp(status, "live") == 0) {
         uint64_t from = w->live.len;
 

@@ -14,6 +14,7 @@
 #define OFFSET_MAX  (1ull << 40)
 #define PENDING_MAX (256u << 10) /* events that a slow listener may be behind */
 #define CATCH_UP    "500"
+#define AGAIN_MS    1000 /* after a look that failed */
 
 static const char *last_event_id(const struct call *c, char *out, size_t size)
 {
@@ -269,19 +270,25 @@ struct listening {
     struct core_listener listener;
     struct call *call; /* until the answer has begun */
     struct core *core;
+    struct hloop *hloop;
     char *tenant;
     uint64_t job; /* 0: all */
     char last[48];
     struct buf pending; /* whole events, in SSE's form */
     bool asking, ask_again, stopped;
-    bool snapped, over; /* one job's */
+    /* What came is not taken but read from Redis: because a look failed, or the client has to take
+     * first what is pending. */
+    bool behind;
+    void *again;        /* timer, while it waits to look again */
+    bool snapped, over; /* one job's; snapped: events go on from the last snapshot */
     struct buf shown;   /* its last snapshot */
-    bool missed;        /* a gap is to be told */
 };
 
 static void listening_free(struct listening *l)
 {
     core_unlisten(&l->listener);
+    if (l->again)
+        hloop_timer_stop(l->hloop, l->again);
     buf_free(&l->pending);
     buf_free(&l->shown);
     free(l->tenant);
@@ -306,10 +313,6 @@ static void add_event(struct listening *l, const char *name, const char *id, con
     if (id)
         buf_printf(&b, "id: %s\n", id);
     buf_printf(&b, "data: %s\n\n", data);
-    if (l->pending.len + b.len > PENDING_MAX && !l->job) { /* it is too slow: what waits is void */
-        buf_clear(&l->pending);
-        l->missed = true;
-    }
     buf_append(&l->pending, b.data, b.len);
     buf_free(&b);
 }
@@ -344,24 +347,48 @@ static void take_event(struct listening *l, const struct core_event *e)
     buf_free(&b);
 }
 
+static void catch_up(struct listening *l);
+static void look_at_job(struct listening *l);
+
+static void look_now(struct listening *l)
+{
+    if (l->job)
+        look_at_job(l);
+    else
+        catch_up(l);
+}
+
 static void events_pump(struct sse *s)
 {
     struct listening *l = (struct listening *)s;
 
-    if (l->missed) {
-        l->missed = false;
-        sse_event(s, "gap", l->last, "{}", 2);
-    } else if (l->pending.len) {
+    if (l->pending.len) {
         struct sse_text *t = sse_text_new(l->pending.data, l->pending.len);
 
         buf_clear(&l->pending);
         sse_send(s, t);
     } else if (l->over) {
         sse_end(s);
+    } else if (l->behind && !l->asking && !l->again) {
+        look_now(l);
     }
 }
 
-static void catch_up(struct listening *l);
+static void look_again(void *arg)
+{
+    struct listening *l = arg;
+
+    l->again = NULL;
+    look_now(l);
+}
+
+/* Redis is away, or has too much to do. */
+static void look_later(struct listening *l)
+{
+    l->behind = true;
+    if (!l->again)
+        l->again = hloop_timer_start(l->hloop, AGAIN_MS, look_again, l);
+}
 
 /* Begins the answer, or says why not. */
 static void begin_or_fail(struct listening *l, const struct core_answer *a)
@@ -382,6 +409,7 @@ static void caught_up(void *arg, const struct core_answer *a)
     struct listening *l = arg;
     struct core_event e;
     size_t got;
+    bool lost;
 
     l->asking = false;
     if (l->stopped || (l->call && a->status != CORE_OK)) {
@@ -391,12 +419,16 @@ static void caught_up(void *arg, const struct core_answer *a)
             begin_or_fail(l, a);
         return;
     }
-    if (a->status != CORE_OK)
-        return; /* Redis is away; the next look asks again */
-    if (!*l->last)
-        snprintf(l->last, sizeof(l->last), "%s", core_text(a->tree, 1));
-    l->missed = l->missed || *core_text(a->tree, 2) == '1';
+    if (a->status != CORE_OK) {
+        look_later(l);
+        return;
+    }
     got = a->tree->elements - 3;
+    lost = *core_text(a->tree, 2) == '1';
+    if (!*l->last || (lost && got == 0))
+        snprintf(l->last, sizeof(l->last), "%s", core_text(a->tree, 1));
+    if (lost) /* with no event behind it, the place to go on from is its own */
+        add_event(l, "gap", got == 0 ? l->last : NULL, "{}");
     for (size_t i = 3; i < a->tree->elements; i++) {
         char *text = xstrdup(core_text(a->tree, i));
 
@@ -404,7 +436,8 @@ static void caught_up(void *arg, const struct core_answer *a)
             take_event(l, &e);
         free(text);
     }
-    if (got > 0 || l->ask_again)
+    l->behind = got > 0 || l->ask_again;
+    if (l->behind && !l->pending.len) /* else when the client has taken it */
         catch_up(l);
     if (l->call)
         begin_or_fail(l, a);
@@ -433,6 +466,10 @@ static void on_event(void *arg, const struct core_event *e)
         l->ask_again = true;
         return;
     }
+    if (l->pending.len > PENDING_MAX)
+        l->behind = true;
+    if (l->behind)
+        return;
     take_event(l, e);
     if (!l->call)
         sse_poke(&l->sse);
@@ -440,7 +477,12 @@ static void on_event(void *arg, const struct core_event *e)
 
 static void on_look(void *arg)
 {
-    catch_up(arg);
+    struct listening *l = arg;
+
+    if (l->pending.len > PENDING_MAX)
+        l->behind = true;
+    else
+        catch_up(l);
 }
 
 static struct listening *listening_new(struct call *c)
@@ -449,6 +491,7 @@ static struct listening *listening_new(struct call *c)
 
     l->call = c;
     l->core = c->loop->core;
+    l->hloop = c->loop->hloop;
     l->tenant = xstrdup(c->tenant);
     buf_init(&l->pending, SIZE_MAX);
     buf_init(&l->shown, SIZE_MAX);
@@ -485,8 +528,6 @@ void v1_events(struct call *c)
 
 /* ---- Events of one job ---- */
 
-static void look_at_job(struct listening *l);
-
 static void job_looked(void *arg, const struct core_answer *a)
 {
     struct listening *l = arg;
@@ -509,13 +550,17 @@ static void job_looked(void *arg, const struct core_answer *a)
             buf_clear(&l->shown);
             buf_append(&l->shown, b.data, b.len);
         }
-        l->snapped = true;
+        l->behind = false;
+        /* an event that came meanwhile was not taken, and this answer may be from before it */
+        l->snapped = !l->ask_again;
         l->over = a->job->state == 'f';
         if (l->over)
             add_event(l, "end", NULL, b.data);
         buf_free(&b);
+    } else if (!l->over) {
+        look_later(l);
     }
-    if (l->ask_again && !l->over)
+    if (l->ask_again && !l->over && !l->again)
         look_at_job(l);
     if (l->call)
         begin_or_fail(l, a);
@@ -531,6 +576,10 @@ static void look_at_job(struct listening *l)
         l->ask_again = true;
         return;
     }
+    if (l->pending.len > PENDING_MAX) { /* when the client has taken it */
+        l->behind = true;
+        return;
+    }
     l->asking = true;
     l->ask_again = false;
     core_get(l->core, l->tenant, l->job, job_looked, l);
@@ -542,9 +591,11 @@ static void on_job_event(void *arg, const struct core_event *e)
 
     if (strcmp(e->kind, "job") != 0 || e->job != l->job || l->over)
         return;
+    if (l->behind || l->pending.len > PENDING_MAX)
+        l->snapped = false; /* a snapshot makes up for it */
     if (l->snapped)
         take_event(l, e);
-    if (*e->state == 'f' || !l->snapped)
+    if ((*e->state == 'f' || !l->snapped) && !l->again)
         look_at_job(l);
     if (!l->call)
         sse_poke(&l->sse);
