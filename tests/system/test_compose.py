@@ -158,7 +158,8 @@ def test_each_service_may_do_what_it_needs(compose, tango):
                        ("acl", "list"), ("shutdown",), ("publish", "other", "x")):
             assert "NOPERM" in cli(user, *denied), (user, denied)
     assert "NOPERM" in cli("vmm", "scan", "0") and "NOPERM" not in cli("dispatcher", "scan", "0")
-    kept = cli("operator", "config", "get", "appendonly").split() + cli("operator", "config", "get", "maxm*y").split()
+    kept = cli("operator", "config", "get", "appendonly").split() + cli(
+        "operator", "config", "get", "maxmemory-policy").split()
     assert kept == ["appendonly", "yes", "maxmemory-policy", "noeviction"]
 
 
@@ -227,7 +228,12 @@ def test_jobs_outlive_redis_and_vmm(compose, tango):
     ident, lab, output = tango.submit("all:\n\t@sleep 2; echo done\n")
     for service in ("redis", "vmm"):
         os.kill(compose.containers(service)[0]["State"]["Pid"], signal.SIGKILL)
-    wait_for("Redis again", lambda: tango.json("GET", f"/jobs/{tango.key}/0/")["statusId"] == 0, 90, 0.5)
+    jobs = f"{tango.base}/jobs/{tango.key}/0/"
+
+    def answered():
+        answer = requests.get(jobs, timeout=30)
+        return answer.status_code == 200 and answer.json()["statusId"] == 0
+    wait_for("Redis again", answered, 90, 0.5)
     tango.wait_dead(ident, 120)
     assert tango.poll(lab, output).endswith(b"done\n")
 
