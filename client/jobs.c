@@ -111,6 +111,23 @@ static void show_trace(const json_t *trace)
     }
 }
 
+static void show_usage(const json_t *usage)
+{
+    char wall[HUMAN_MAX], cpu[HUMAN_MAX], peak[HUMAN_MAX], output[HUMAN_MAX];
+
+    if (!json_is_object(usage))
+        return;
+    if (json_is_integer(json_object_get(usage, "exit_status")))
+        show_line("exit status", "%lld", (long long)show_number(usage, "exit_status"));
+    if (json_is_integer(json_object_get(usage, "signal")))
+        show_line("signal", "%lld", (long long)show_number(usage, "signal"));
+    show_line("used", "%s, %s of processor time, %s of memory, %s of output",
+              human_ms(show_number(usage, "wall_ms"), wall),
+              human_ms(show_number(usage, "cpu_ms"), cpu),
+              human_bytes(show_number(usage, "memory_peak_kb") * 1024, peak),
+              human_bytes(show_number(usage, "output_bytes"), output));
+}
+
 static void show_job(const struct client *c, const json_t *job)
 {
     char when[32], bytes[HUMAN_MAX];
@@ -135,6 +152,7 @@ static void show_job(const struct client *c, const json_t *job)
     show_line("network", "%s", show_flag(job, "network") ? "yes" : "no");
     show_line("output", "%s%s", human_bytes(show_number(output, "bytes"), bytes),
               show_flag(output, "complete") ? "" : " so far");
+    show_usage(json_object_get(job, "usage"));
     if (json_is_object(callback))
         show_line("callback", "%s, %lld tries, %s", show_text(callback, "state"),
                   (long long)show_number(callback, "tries"), show_text(callback, "last"));

@@ -86,6 +86,14 @@ struct core_counter {
     int64_t value;
 };
 
+/* Of the attempt that ended the job. Not known: it did not run, or its machine was lost. */
+struct core_usage {
+    bool known;
+    char how; /* 'e' it exited with `status`, 's' a signal of that number, '-' it was ended */
+    unsigned status;
+    uint64_t wall_ms, cpu_ms, peak_kb, output_bytes;
+};
+
 /* Texts are "" and numbers 0 where nothing is known. */
 struct core_job {
     uint64_t id;
@@ -93,6 +101,7 @@ struct core_job {
     char state; /* q a p r c f, as in docs/protocol.md */
     const char *verdict, *vmm, *machine_name, *feedback, *token;
     uint64_t feedback_size, output_len, requeue_of;
+    struct core_usage usage;
     int64_t since_ms, finished_ms;
     unsigned charged;
     bool cancelling, has_callback;

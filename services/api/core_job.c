@@ -48,6 +48,7 @@ enum field {
     F_CB,
     F_CS,
     F_CY,
+    F_US,
     F_OUTPUT,
     F_TRIES,
     F_LAST,
@@ -60,6 +61,16 @@ static uint64_t output_len(const redisReply *r)
     if (*core_text(r, F_S) != 'f')
         return (uint64_t)core_number(r, F_OUTPUT);
     return *core_text(r, F_FO) ? (uint64_t)(core_number(r, F_FS) - core_number(r, F_FO)) : 0;
+}
+
+static struct core_usage usage_of(const char *text)
+{
+    struct core_usage u = {.known = true};
+
+    if (sscanf(text, "%c %u %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64, &u.how, &u.status,
+               &u.wall_ms, &u.cpu_ms, &u.peak_kb, &u.output_bytes) != 6)
+        return (struct core_usage){.known = false};
+    return u;
 }
 
 static struct core_job job_of(const redisReply *r)
@@ -82,6 +93,7 @@ static struct core_job job_of(const redisReply *r)
                              .feedback = core_text(r, F_FD),
                              .feedback_size = (uint64_t)core_number(r, F_FS),
                              .output_len = output_len(r),
+                             .usage = usage_of(core_text(r, F_US)),
                              .cancelling = *core_text(r, F_CX) && *core_text(r, F_S) != 'f',
                              .token = core_text(r, F_LT),
                              .requeue_of = (uint64_t)core_number(r, F_RQ),

@@ -132,6 +132,23 @@ static void render_callback(const struct core_job *j, struct buf *b)
     buf_appends(b, "}");
 }
 
+static void render_usage(const struct core_usage *u, struct buf *b)
+{
+    v1_key(b, "usage");
+    if (!u->known) {
+        buf_appends(b, "null");
+        return;
+    }
+    buf_appends(b, "{");
+    v1_int_or_null(b, "exit_status", u->status, u->how == 'e');
+    v1_int_or_null(b, "signal", u->status, u->how == 's');
+    v1_int(b, "wall_ms", (int64_t)u->wall_ms);
+    v1_int(b, "cpu_ms", (int64_t)u->cpu_ms);
+    v1_int(b, "memory_peak_kb", (int64_t)u->peak_kb);
+    v1_int(b, "output_bytes", (int64_t)u->output_bytes);
+    buf_appends(b, "}");
+}
+
 void v1_render_job(const struct core_job *j, struct buf *b)
 {
     buf_appends(b, "{");
@@ -158,6 +175,7 @@ void v1_render_job(const struct core_job *j, struct buf *b)
         buf_printf(b, "{\"sha256\": \"%s\", \"size\": %" PRIu64 "}", j->feedback, j->feedback_size);
     else
         buf_appends(b, "null");
+    render_usage(&j->usage, b);
     render_callback(j, b);
     render_trace(j, b);
     buf_appends(b, "}");

@@ -57,6 +57,7 @@ struct run {
     struct output out;
     struct feedback_steps steps; /* how far it came */
     struct machine_usage usage;
+    struct report_usage used; /* how the job ended, of the final record */
     struct result result;
 };
 
@@ -305,6 +306,23 @@ static enum machine_limit limit_hit(const struct run *r)
     return r->m && r->v->driver->limit_hit ? r->v->driver->limit_hit(r->m) : MACHINE_LIMIT_NONE;
 }
 
+static void take_end(struct run *r, const char *text, size_t len)
+{
+    struct report_usage u = {.known = true, .how = '-'};
+    uint64_t status = 0;
+    const char *outcome = "";
+    int n = frame_field(text, len, "outcome", &outcome);
+    frame_field_u64(text, len, "status", &status);
+    frame_field_u64(text, len, "wall_ms", &u.wall_ms);
+    frame_field_u64(text, len, "output_total", &u.output_bytes);
+    if (n == 6 && memcmp(outcome, "exited", 6) == 0)
+        u.how = 'e';
+    else if (n == 8 && memcmp(outcome, "signaled", 8) == 0)
+        u.how = 's';
+    u.status = u.how == '-' ? 0 : (unsigned)status;
+    r->used = u;
+}
+
 /* What the job has used, from the backend where it knows, else from the autodriver's record. */
 static void take_usage(struct run *r, const char *text, size_t len)
 {
@@ -339,6 +357,7 @@ static int take_frame(struct run *r, const struct frame *f, struct error *err)
     case FRAME_FINAL:
         CRASHPOINT("vmm", "run", "after");
         take_usage(r, text, f->len);
+        take_end(r, text, f->len);
         c = context(r);
         return verdict_final(text, f->len, &c, &r->steps, &r->result, err);
     case FRAME_ERROR:
@@ -539,7 +558,10 @@ static void conclude(struct run *r)
             trace_add(r->a, "output", "0");
             trace_send(r->a, "c");
         }
-        struct report rep = {r->a, r->job, x, &r->steps, r->out.data.data, r->out.data.len};
+        r->used.cpu_ms = r->usage.cpu_us / 1000;
+        r->used.peak_kb = r->usage.peak_bytes / 1024;
+        struct report rep = {r->a,   r->job, x, &r->steps, r->out.data.data, r->out.data.len,
+                             r->used};
         CRASHPOINT("vmm", "copyout", "before");
         report_commit(&rep);
         CRASHPOINT("vmm", "copyout", "after");

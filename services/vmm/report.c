@@ -9,6 +9,7 @@
 #include "trace.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -85,6 +86,15 @@ static bool store_feedback(const struct report *r, struct store_info *info, size
     return stored;
 }
 
+/* P:j:ID `us` */
+static void format_usage(const struct report_usage *u, char *out, size_t size)
+{
+    *out = '\0';
+    if (u->known)
+        snprintf(out, size, "%c %u %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64, u->how, u->status,
+                 u->wall_ms, u->cpu_ms, u->peak_kb, u->output_bytes);
+}
+
 void report_commit(const struct report *r)
 {
     struct attempt *a = r->a;
@@ -92,20 +102,22 @@ void report_commit(const struct report *r)
     size_t begins = 0;
     if (!store_feedback(r, &info, &begins))
         return;
-    char now[24], size[24], at[24];
+    char now[24], size[24], at[24], used[120];
+    format_usage(&r->usage, used, sizeof(used));
     snprintf(now, sizeof(now), "%lld", (long long)clock_wall_ms());
     snprintf(size, sizeof(size), "%llu", (unsigned long long)info.size);
     snprintf(at, sizeof(at), "%zu", begins);
-    const char *argv[9] = {a->id,
-                           a->token,
-                           now,
-                           job_verdict_name(r->result->verdict),
-                           info.sha256,
-                           size,
-                           r->result->message,
-                           at,
-                           r->result->counter};
-    tell(a, &script_commit, r->result->counter ? 9 : 8, argv);
+    const char *argv[10] = {a->id,
+                            a->token,
+                            now,
+                            job_verdict_name(r->result->verdict),
+                            info.sha256,
+                            size,
+                            r->result->message,
+                            at,
+                            used,
+                            r->result->counter};
+    tell(a, &script_commit, r->result->counter ? 10 : 9, argv);
 }
 
 void report_giveback(struct attempt *a, const struct result *x)

@@ -9,6 +9,15 @@
 #include "attempt.h"
 #include "verdict.h"
 
+/* What an attempt whose autodriver said its last word has used. */
+struct report_usage {
+    bool known;
+    char how; /* 'e' it exited with `status`, 's' a signal of that number, '-' it was ended */
+    unsigned status;
+    uint64_t wall_ms, cpu_ms, peak_kb;
+    uint64_t output_bytes; /* that it wrote, also those that were cut out */
+};
+
 struct report {
     struct attempt *a;
     const struct job *job; /* NULL when its body could not be read */
@@ -16,6 +25,7 @@ struct report {
     const struct feedback_steps *steps;
     const char *output; /* may be NULL when there is none */
     size_t output_len;
+    struct report_usage usage;
 };
 
 void report_commit(const struct report *r);

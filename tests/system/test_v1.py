@@ -131,10 +131,29 @@ def test_a_job_from_submission_to_feedback(v1, stack):
     assert hashlib.sha256(feedback).hexdigest() == job["feedback"]["sha256"]
     assert v1.get(f"/v1/jobs/{ident}/output", want=206, headers={"Range": "bytes=90-"}).body == output.body[90:]
     assert v1.get(f"/v1/jobs/{ident}/output", want=416, headers={"Range": "bytes=100-"})
+    usage = job["usage"]
+    assert usage["exit_status"] == 0 and usage["signal"] is None and usage["output_bytes"] == 100
+    assert 20 <= usage["wall_ms"] < 20000
     # the same job by Tango's dialect
     assert stack.tango.poll("life", "life.out") == feedback
     why = v1.get(f"/v1/jobs/{ident}/why").json
     assert why["reason"] == "not_waiting" and why["needs"]["image"] == stack.image
+
+
+@pytest.mark.parametrize("line, how, status", [
+    ("outcome=exited status=3", "exit_status", 3), ("outcome=signaled status=11", "signal", 11),
+    ("outcome=timed_out", None, None)])
+def test_how_a_job_ended(v1, stack, line, how, status):
+    job = v1.wait_finished(v1.submit(LINE + line, "ended", stack.image))
+    for name in ("exit_status", "signal"):
+        assert job["usage"][name] == (status if name == how else None)
+
+
+def test_a_job_that_did_not_run_used_nothing(v1, stack):
+    ident = v1.submit(LINE + "output=1", "unused", stack.image, labels=["nosuch"])
+    assert v1.job(ident)["usage"] is None
+    v1.call("POST", f"/v1/jobs/{ident}/cancel", want=200)
+    assert v1.job(ident)["usage"] is None
 
 
 def test_jobs_in_pages(v1, stack):

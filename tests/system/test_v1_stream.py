@@ -82,6 +82,17 @@ def test_any_offset_of_a_running_and_of_a_finished_job(stack, apis):
     assert apis[0].get(f"/v1/jobs/{ident}/output/stream?offset=-1", want=400)
 
 
+def test_what_a_job_used_is_told(stack, apis):
+    """Of the machine itself: processor time, memory, what it wrote; and how it ended."""
+    ident = apis[0].submit("autograde:\n\t@head -c 30000000 /dev/zero | tail -c 30000000 | wc -c; exit 3\n", "used",
+                           stack.image, limits={"memory_mb": 200})
+    usage = apis[0].wait_finished(ident)["usage"]
+    assert usage["exit_status"] == 2 and usage["signal"] is None, "make's own"
+    assert usage["cpu_ms"] > 0 and usage["wall_ms"] > 0
+    assert 30000 < usage["memory_peak_kb"] < 200 << 10
+    assert usage["output_bytes"] >= len(b"30000000\n")
+
+
 def test_a_watcher_waits_for_a_job_that_waits(stack, apis):
     v1 = apis[0]
     ident = v1.submit("autograde:\n\t@echo later\n", "waits", stack.image, labels=["nosuch"])

@@ -2,7 +2,7 @@
 -- ARGV: tenant, id or "", cursor or "", most rows, states as letters or "", verdict or "", lab or "", most looked at.
 -- With an id that job, with its trace: "none", or "ok" and a row. Without: "ok", the next cursor or "", then rows, newest first. A row:
 -- id, body, trace, then the fields F of its hash, length of its output so far, tries and last word and due time of its callback.
-local F = {'s', 'x', 'n', 'c', 'v', 'm', 'mn', 'at', 'ft', 'st', 'fd', 'fs', 'fo', 'cx', 'lt', 'rq', 'cb', 'cs', 'cy'}
+local F = {'s', 'x', 'n', 'c', 'v', 'm', 'mn', 'at', 'ft', 'st', 'fd', 'fs', 'fo', 'cx', 'lt', 'rq', 'cb', 'cs', 'cy', 'us'}
 local tenant = ARGV[1]
 local function row(id, full)
   local r = {id, call('GET', P .. 'b:' .. id) or '', full and call('LRANGE', P .. 't:' .. id, 0, -1) or {}}
