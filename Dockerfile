@@ -27,6 +27,8 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-ins
         libcurl4-openssl-dev uuid-dev libarchive-dev libjansson-dev && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 COPY Makefile ./
+COPY packaging/install.mk packaging/
+COPY tests/tests.mk tests/
 COPY libshared libshared
 COPY services services
 COPY autodriver autodriver

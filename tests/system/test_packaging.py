@@ -94,3 +94,18 @@ def test_users_are_as_the_units_name_them(root):
     for unit in UNITS:
         for name in re.findall(r"^(?:User|Group)=(\S+)", (root / "usr/lib/systemd/system" / unit).read_text(), re.M):
             assert f"u {name} " in users, unit
+
+
+def test_the_image_builds_from_what_it_is_given(tmp_path):
+    """The stage of the Dockerfile that compiles copies some of the tree, and .dockerignore lets that through: make finds all it needs."""
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS build\n")[2].partition("\nFROM ")[0]
+    passed = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")]
+    copied = re.findall(r"^COPY (\S+) (\S+)$", stage, re.M)
+    assert copied
+    for name, to in copied:
+        assert any(name.rstrip("/") == p or name.startswith(f"{p}/") for p in passed), name
+        there = tmp_path / to / pathlib.Path(name).name if to.endswith("/") else tmp_path / to
+        there.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, there)
+    done = subprocess.run(["make", "-n", "all"], cwd=tmp_path, env=plain_env(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and not done.stderr, done.stderr
