@@ -1,7 +1,7 @@
 """How fast Milonga is beside what it is built on: ratios within one run, so that another machine or a busy one says the same.
 
     make bench                       all that this machine can do
-    make bench BENCH_ARGS="oci add"  some of: oci, docker, ssh, add, live
+    make bench BENCH_ARGS="oci add"  some of: oci, docker, ssh, add, live, watchers, cancel
 
 A figure is a median. A line ends in "ok" or "MISSED" by the goal that it names; the exit status counts the missed ones.
 """
@@ -10,8 +10,10 @@ import base64
 import concurrent.futures
 import http.client
 import json
+import os
 import pathlib
 import re
+import select
 import shutil
 import socket
 import statistics
@@ -352,12 +354,144 @@ def bench_live(lines=60):
     report("live: write in the job to byte at a watcher, p99", took[len(took) * 99 // 100], "ms")
 
 
+def bench_watchers(count=1000, lines=100):
+    """The same job watched by one and by many. All of them are one process here, whose own turn through them is in the latency."""
+    from harness import v1 as api
+    makefile = f"autograde:\n\t@i=0; while [ $$i -lt {lines} ]; do date +%s%N; i=$$((i+1)); sleep 0.05; done\n"
+
+    def watch(stack, v1, number):
+        before = rss_kb(stack.api.pid)
+        ident = v1.submit(makefile, "watchers", stack.image)
+        v1.wait_state(ident, "preparing", "running")
+        ask = f"GET /v1/jobs/{ident}/output/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test\r\n\r\n".encode()
+        poll, socks, took, ended, most = select.epoll(), {}, [], 0, before
+        for _ in range(number):
+            s = socket.create_connection(("127.0.0.1", v1.port), timeout=30)
+            s.sendall(ask)
+            socks[s.fileno()] = [s, b""]
+            poll.register(s, select.EPOLLIN)
+        connected = time.time_ns()  # what was written before comes late to some
+        until = time.monotonic() + 120
+        while ended < number:
+            assert time.monotonic() < until, f"{ended} of {number} streams ended"
+            for fd, _ in poll.poll(1):
+                s, data = socks[fd]
+                piece = s.recv(1 << 16)
+                now = time.time_ns()
+                data += piece
+                *events, socks[fd][1] = data.split(b"\n\n")
+                for event in events:
+                    found = re.search(rb"event: (\w+)\n.*data: (\S+)", event, re.S)
+                    if found and found[1] == b"output":
+                        text = base64.b64decode(found[2]).split()
+                        took += [(now - int(line)) / 1e6 for line in text if len(line) == 19 and int(line) > connected]
+                if b"event: end" in data or not piece:
+                    assert piece, "a stream that was cut"
+                    poll.unregister(fd)
+                    ended += 1
+            most = max(most, rss_kb(stack.api.pid))
+        for s, _ in socks.values():
+            s.close()
+        usage = v1.wait_finished(ident)["usage"]
+        took.sort()
+        assert len(took) > number * lines // 4, "most lines came while all watched"
+        return took, usage["wall_ms"], (most - before) / number
+    with Installation(driver="oci", pool_size=0) as stack:
+        v1 = api.V1(stack.ports[0])
+        alone, alone_ms, _ = watch(stack, v1, 1)
+        many, many_ms, each_kb = watch(stack, v1, count)
+    report("watchers: write to byte, one watcher, p50", alone[len(alone) // 2], "ms")
+    report(f"watchers: write to byte, {count} of one job, p50", many[len(many) // 2], "ms")
+    report(f"watchers: write to byte, {count} of one job, p99", many[len(many) * 99 // 100], "ms")
+    report("watchers: memory of the api for each", each_kb, "KB", 64)
+    report(f"watchers: the job with {count} / with one", many_ms / alone_ms, "x", 1.1)
+
+
+def rss_kb(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
+
+
+# ---- cancel
+
+
+def wait_for_sleep(seconds):
+    """A descriptor of the job's own process; it becomes readable when that is dead."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and (entry / "cmdline").read_bytes() == b"sleep\0%d\0" % seconds:
+                    return os.pidfd_open(int(entry.name))
+            except OSError:
+                pass
+        time.sleep(0.01)
+    raise AssertionError("the job's process is not seen")
+
+
+def cancel_ms(stack, times):
+    from harness import v1 as api
+    v1, dead, told = api.V1(stack.ports[0]), [], []
+    for n in range(times):
+        if stack.driver == "null":
+            ident = v1.submit("# null: sleep_ms=600000", "cancel", stack.image)
+            v1.wait_state(ident, "running", timeout=90)
+            pid = None
+        else:
+            ident = v1.submit(f"autograde:\n\t@sleep {71000 + n}\n", "cancel", stack.image)
+            pid = wait_for_sleep(71000 + n)
+        stream = v1.stream(f"/v1/jobs/{ident}/output/stream", timeout=60)
+        conn = http.client.HTTPConnection("127.0.0.1", v1.port, timeout=60)
+        conn.connect()
+        begun = time.perf_counter()
+        conn.request("POST", f"/v1/jobs/{ident}/cancel", headers={"Authorization": "Bearer test"})
+        if pid is not None:
+            assert select.select([pid], [], [], 30)[0], "it lives on"
+            dead.append((time.perf_counter() - begun) * 1000)
+            os.close(pid)
+        for name, _ in stream:
+            if name == "end":
+                told.append((time.perf_counter() - begun) * 1000)
+        assert conn.getresponse().status in (200, 202)
+        conn.close()
+        v1.wait_finished(ident)
+    return dead, told
+
+
+def bench_cancel(times=20):
+    from harness import image
+    from harness.engine import Dockerd
+
+    def say(driver, dead, told):
+        if dead:
+            report(f"cancel: {driver}, request to dead, p50", statistics.median(dead), "ms", 100)
+            report(f"cancel: {driver}, request to dead, worst of {times}", max(dead), "ms")
+        report(f"cancel: {driver}, request to the end at a watcher, p50", statistics.median(told), "ms")
+    for driver in ("null", "oci"):
+        with Installation(driver=driver, pool_size=0) as stack:
+            say(driver, *cancel_ms(stack, times))
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="mbe", dir="/tmp"))
+    try:
+        engine = Dockerd(directory).start()
+    except BaseException as e:  # pytest's skip is not an Exception
+        if type(e).__name__ != "Skipped":
+            raise
+        print(f"cancel: docker: {e}, left out")
+        return
+    try:
+        engine.load(image.tarball())
+        with Installation(driver="docker", pool_size=0, docker_url=engine.url) as stack:
+            say("docker", *cancel_ms(stack, times))
+    finally:
+        engine.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def main():
     if sys.argv[1:2] == ["--bare-crun"]:
         bare_crun(sys.argv[2], int(sys.argv[3]))
         return 0
     parts = {"oci": bench_oci, "docker": bench_docker, "ssh": bench_ssh, "add": bench_add,
-             "live": bench_live}
+             "live": bench_live, "watchers": bench_watchers, "cancel": bench_cancel}
     for name in sys.argv[1:] or parts:
         parts[name]()
     return missed
