@@ -72,9 +72,11 @@ $(B)/milonga-$(1): $$(call obj,$$($(1)_SRC)) $(LIB)
 	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ $$($(1)_LIBS) $$(LDLIBS)
 endef
 api_LIBS := -lh2o-evloop -lssl
+vmm_LIBS := -lssl
+test_client_LIBS := -lssl
 $(foreach s,$(SERVICES),$(eval $(call service_rule,$(s))))
 $(B)/milonga: $(call obj,$(client_SRC)) $(call obj,$(VMM_LIB_SRC)) $(LIB)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(vmm_LIBS) $(LDLIBS)
 # static, without NSS, for any image: musl, never sanitized
 $(B)/autodriver: $(AUTODRIVER_SRC) $(wildcard autodriver/*.h) libshared/wire/frame.h
 	@mkdir -p $(@D)

@@ -5,7 +5,7 @@ $(B)/unit/%: $(B)/obj/tests/unit/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) $($*_LIBS) -lcmocka
 # one machine of any driver by hand, for the drivers' own tests
 $(B)/driver_probe: $(call obj,tests/system/driver_probe.c $(VMM_LIB_SRC)) $(LIB)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(vmm_LIBS) $(LDLIBS)
 $(B)/unit/test_client: $(call obj,$(filter-out client/main.c,$(client_SRC)) $(VMM_LIB_SRC))
 $(B)/unit/test_machine: $(call obj,services/vmm/machine.c services/vmm/drivers/null.c services/vmm/drivers/docker_http.c)
 $(B)/unit/test_vmm_health $(B)/unit/test_vmm_pool: $(call obj,services/vmm/machine.c)

@@ -146,7 +146,7 @@ const struct config_key config_keys[] = {
 
     GROUP("Virtual machine manager"),
     TEXT(vmm_name, "", "this vmm's name, unlike any other's; empty: the host's name"),
-    TEXT(driver, "docker", "what makes machines: docker, oci, ssh or null"),
+    TEXT(driver, "docker", "what makes machines: docker, docker-hosts, oci, ssh or null"),
     INT(slots, "0", 0, 100000, "attempts that run at once; 0: as many as cores"),
     YESNO(stop_hands_back, "no", "at SIGTERM give back what runs, to run elsewhere, and do not finish it"),
     TEXT(labels, "", "what jobs may ask for and this vmm has, by commas"),
@@ -162,6 +162,10 @@ const struct config_key config_keys[] = {
     TEXT(docker_url, "unix:///var/run/docker.sock", "the container engine"),
     TEXT(docker_volume_path, "", "where files for bind mounts lie; empty: <data_dir>/docker"),
     TEXT(docker_host_volume_path, "", "the same as the engine sees it; empty: the same"),
+    LINES(docker_host, "", "an engine: NAME tcp://ADDRESS[:PORT], ssh://[USER@]ADDRESS[:PORT][/SOCKET] or unix:///SOCKET [slots= labels= ca= cert= key=]"),
+    TEXT(docker_ca, "", "certificates that sign those of engines behind tcp://"),
+    TEXT(docker_cert, "", "our own certificate for engines behind tcp://"),
+    TEXT(docker_key, "", "its private key"),
     TEXT(oci_crun, "crun", "the OCI runtime"),
     TEXT(oci_network, "none", "what a job with network has: none (loopback only) or slirp"),
     YESNO(oci_host_image, "no", "offer this host's own files as the image host"),
@@ -173,7 +177,7 @@ const struct config_key config_keys[] = {
     TEXT(ssh_known_hosts, "", "its file of host keys; empty: as ssh has it"),
     TEXT(ssh_key, "", "private key to log in with; empty: as ssh has it"),
     TEXT(ssh_dir, "/var/lib/milonga-host", "our directory on each host"),
-    MSECS(ssh_dead_ms, "8s", 2 * SECOND, 10 * SECOND, "a host that does not answer for so long is lost"),
+    MSECS(ssh_dead_ms, "8s", 2 * SECOND, 10 * SECOND, "a host of ssh_host or docker_host that does not answer for so long is lost"),
 };
 /* clang-format on */
 const size_t config_key_ct = ARRAY_SIZE(config_keys);
@@ -501,6 +505,18 @@ static void set_text(struct config_load *l, const struct config_key *key, const 
     config_replace(config_text(l->config, key), xstrdup(text));
 }
 
+static void drop_lines(struct config_load *l, const struct config_key *key)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < l->line_ct; i++)
+        if (l->lines[i].key == key)
+            free(l->lines[i].text);
+        else
+            l->lines[kept++] = l->lines[i];
+    l->line_ct = kept;
+}
+
 /* Entries with ';' between them, and each further line of the file adds to them. A stronger source
  * begins anew. */
 static void set_lines(struct config_load *l, const struct config_key *key, const char *text,
@@ -512,8 +528,8 @@ static void set_lines(struct config_load *l, const struct config_key *key, const
     set_text(l, key, text, shown, origin);
     if (origin->bad)
         return;
-    for (; !again && l->line_ct > 0; l->line_ct--)
-        free(l->lines[l->line_ct - 1].text);
+    if (!again)
+        drop_lines(l, key);
     if (again && before[0])
         config_replace(config_text(l->config, key), xasprintf("%s; %s", before, text));
     cleanup_free char *copy = xstrdup(text);
@@ -522,8 +538,7 @@ static void set_lines(struct config_load *l, const struct config_key *key, const
         if (e[strspn(e, " \t")] == '\0')
             continue;
         l->lines = xrealloc(l->lines, (l->line_ct + 1) * sizeof(*l->lines));
-        l->lines[l->line_ct++] =
-            (struct config_line){.text = xstrdup(e + strspn(e, " \t")), .origin = *origin};
+        l->lines[l->line_ct++] = (struct config_line){key, xstrdup(e + strspn(e, " \t")), *origin};
     }
 }
 
@@ -713,7 +728,7 @@ void config_free(struct config *c)
         free(c->key_list[i].key);
     }
     free(c->key_list);
-    config_ssh_done(c);
+    config_hosts_done(c);
     free(c);
 }
 

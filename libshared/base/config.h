@@ -44,6 +44,15 @@ struct config_ssh_host {
     char *dir;    /* "": ssh_dir */
 };
 
+/* A line of docker_host. */
+struct config_docker_host {
+    struct config_ssh_host at; /* name, slots, labels; of ssh: user, address, port, key; of tcp:
+                                  address, port and key, the private one of cert */
+    char *scheme;              /* "tcp" (always with TLS), "ssh" or "unix" */
+    char *socket;              /* of ssh there, of unix here; absolute */
+    char *ca, *cert;           /* of tcp; files */
+};
+
 struct config {
     /* common */
     char *data_dir;            /* /var/lib/milonga */
@@ -121,7 +130,7 @@ struct config {
 
     /* vmm */
     char *vmm_name;             /* "" = host name */
-    char *driver;               /* docker | oci | ssh | null */
+    char *driver;               /* docker | docker-hosts | oci | ssh | null */
     int64_t slots;              /* 0 = number of cores */
     bool stop_hands_back;       /* no: the first SIGTERM drains */
     char *labels;               /* comma list that jobs may ask for */
@@ -139,13 +148,17 @@ struct config {
                                  <data_dir>/docker */
     char *docker_host_volume_path; /* DOCKER_TANGO_HOST_VOLUME_PATH: the same as the engine sees it;
                                       "" = same */
-    char *oci_crun;                /* crun */
-    char *oci_network;             /* none | slirp */
-    bool oci_host_image;           /* no: offers the built-in image `host` */
-    char *oci_host_image_alias;    /* "" : further names for it, comma list */
-    char *cgroup_parent;           /* milonga */
-    char *ssh_host;                /* lines as written, with ';' between them */
-    struct config_ssh_host *ssh_hosts; /* parsed from them */
+    char *docker_host;             /* lines as written, with ';' between them */
+    struct config_docker_host *docker_hosts; /* parsed from them */
+    size_t docker_host_ct;
+    char *docker_ca, *docker_cert, *docker_key; /* "" : each host has its own */
+    char *oci_crun;                             /* crun */
+    char *oci_network;                          /* none | slirp */
+    bool oci_host_image;                        /* no: offers the built-in image `host` */
+    char *oci_host_image_alias;                 /* "" : further names for it, comma list */
+    char *cgroup_parent;                        /* milonga */
+    char *ssh_host;                             /* lines as written, with ';' between them */
+    struct config_ssh_host *ssh_hosts;          /* parsed from them */
     size_t ssh_host_ct;
     char *ssh_program;     /* ssh */
     char *ssh_config;      /* "" = the account's own */

@@ -13,7 +13,7 @@
 enum config_type {
     CONFIG_GROUP, /* a heading of the manual, not a key */
     CONFIG_STRING,
-    CONFIG_LINES,  /* a string that may be given on several lines; only one key is */
+    CONFIG_LINES,  /* a string that may be given on several lines */
     CONFIG_SECRET, /* a string that is never printed or logged */
     CONFIG_BOOL,
     CONFIG_INT,
@@ -41,8 +41,9 @@ struct config_origin {
     bool bad;          /* its value was refused: no rule builds on it */
 };
 
-/* One entry of the key of type CONFIG_LINES. */
+/* One entry of a key of type CONFIG_LINES. */
 struct config_line {
+    const struct config_key *key;
     char *text;
     struct config_origin origin;
 };
@@ -87,9 +88,9 @@ void config_problem(struct config_load *l, const struct config_key *key,
                     const struct config_origin *origin, const char *shown, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
-/* The hosts of ssh_host, from l->lines. */
-void config_ssh_apply(struct config_load *l);
-void config_ssh_done(struct config *c);
+/* The hosts of ssh_host and docker_host, from l->lines. */
+void config_hosts_apply(struct config_load *l);
+void config_hosts_done(struct config *c);
 
 void config_tango_apply(struct config_load *l);
 /* Checks what one value alone cannot show, then replaces "" by what it stands for. */

@@ -172,12 +172,12 @@ static const char *form_vmm_name(const char *text)
 
 static const char *form_driver(const char *text)
 {
-    static const char *const drivers[] = {"docker", "oci", "ssh", "null"};
+    static const char *const drivers[] = {"docker", "docker-hosts", "oci", "ssh", "null"};
 
     for (size_t i = 0; i < ARRAY_SIZE(drivers); i++)
         if (strcmp(text, drivers[i]) == 0)
             return NULL;
-    return "is not a driver; give docker, oci, ssh or null";
+    return "is not a driver; give docker, docker-hosts, oci, ssh or null";
 }
 
 static const char *form_docker_url(const char *text)
@@ -287,6 +287,9 @@ static const struct {
     {"oci_network", form_oci_network},
     {"oci_host_image_alias", form_images},
     {"cgroup_parent", form_cgroup},
+    {"docker_ca", form_path_or_empty},
+    {"docker_cert", form_path_or_empty},
+    {"docker_key", form_path_or_empty},
     {"ssh_program", form_program},
     {"ssh_config", form_path_or_empty},
     {"ssh_known_hosts", form_path_or_empty},
@@ -499,7 +502,7 @@ void config_rules_apply(struct config_load *l)
     parse_keys(l);
     check_orders(l);
     check_store(l);
-    config_ssh_apply(l);
+    config_hosts_apply(l);
     fill_empty(&c->store, xasprintf("%s/store", c->data_dir));
     fill_empty(&c->deployment, xstrdup(c->prefix));
     fill_empty(&c->docker_volume_path, xasprintf("%s/docker", c->data_dir));

@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-/* The lines of ssh_host: NAME [USER@]ADDRESS[:PORT] [option=value ...], a machine each. */
+/* The lines of ssh_host: NAME [USER@]ADDRESS[:PORT] [option=value ...], a machine each; and those
+ * of docker_host: NAME URL [option=value ...], an engine each. */
 
 #define SLOTS_MAX 64
 
@@ -12,6 +13,7 @@ struct entry {
     struct config_load *l;
     const struct config_line *line;
     struct config_ssh_host host;
+    struct config_docker_host docker; /* of docker_host: what it has beside that */
     bool bad;
 };
 
@@ -20,7 +22,7 @@ static void problem(struct entry *e, const char *reason)
 {
     if (e->bad)
         return;
-    config_problem(e->l, config_key_get("ssh_host"), &e->line->origin, e->line->text, "%s", reason);
+    config_problem(e->l, e->line->key, &e->line->origin, e->line->text, "%s", reason);
     e->bad = true;
 }
 
@@ -132,25 +134,40 @@ static void take_exclusive(struct entry *e, const char *value)
     e->host.exclusive = strcmp(value, "yes") == 0;
 }
 
-static void take_option(struct entry *e, char *word)
+/* Those of both. */
+static bool take_common(struct entry *e, const char *word, const char *value)
 {
-    char *value = strchr(word, '=');
-
-    if (!value) {
-        problem(e, "has a word that is no option; write option=value with no blank in it");
-        return;
-    }
-    *value++ = '\0';
     if (strcmp(word, "slots") == 0)
         take_slots(e, value);
     else if (strcmp(word, "labels") == 0)
         take_list(e, value, &e->host.labels, true);
-    else if (strcmp(word, "images") == 0)
+    else if (strcmp(word, "key") == 0)
+        take_path(e, value, &e->host.key);
+    else
+        return false;
+    return true;
+}
+
+static void take_docker_option(struct entry *e, const char *word, const char *value)
+{
+    if (take_common(e, word, value))
+        return;
+    if (strcmp(word, "ca") == 0)
+        take_path(e, value, &e->docker.ca);
+    else if (strcmp(word, "cert") == 0)
+        take_path(e, value, &e->docker.cert);
+    else
+        problem(e, "has an unknown option; those are slots, labels, ca, cert and key");
+}
+
+static void take_ssh_option(struct entry *e, const char *word, const char *value)
+{
+    if (take_common(e, word, value))
+        return;
+    if (strcmp(word, "images") == 0)
         take_list(e, value, &e->host.images, false);
     else if (strcmp(word, "mode") == 0)
         take_mode(e, value);
-    else if (strcmp(word, "key") == 0)
-        take_path(e, value, &e->host.key);
     else if (strcmp(word, "dir") == 0)
         take_path(e, value, &e->host.dir);
     else if (strcmp(word, "exclusive") == 0)
@@ -160,7 +177,106 @@ static void take_option(struct entry *e, char *word)
                    "and dir");
 }
 
+static bool is_docker(const struct entry *e)
+{
+    return strcmp(e->line->key->name, "docker_host") == 0;
+}
+
+static void take_option(struct entry *e, char *word)
+{
+    char *value = strchr(word, '=');
+
+    if (!value) {
+        problem(e, "has a word that is no option; write option=value with no blank in it");
+        return;
+    }
+    *value++ = '\0';
+    (is_docker(e) ? take_docker_option : take_ssh_option)(e, word, value);
+}
+
+/* ---- an engine's URL ---- */
+
+#define DOCKER_SOCKET "/var/run/docker.sock"
+#define DOCKER_PORT   2376 /* with TLS */
+
+static void take_url(struct entry *e, char *url)
+{
+    char *sep = strstr(url, "://"), *rest = sep ? sep + 3 : url;
+
+    if (sep)
+        *sep = '\0';
+    if (!sep || (strcmp(url, "tcp") != 0 && strcmp(url, "ssh") != 0 && strcmp(url, "unix") != 0)) {
+        problem(e, "has no URL of an engine; write tcp://ADDRESS[:PORT], "
+                   "ssh://[USER@]ADDRESS[:PORT][/SOCKET] or unix:///SOCKET");
+        return;
+    }
+    config_replace(&e->docker.scheme, xstrdup(url));
+    char *slash = strchr(rest, '/');
+    bool unix_socket = strcmp(url, "unix") == 0, ssh = strcmp(url, "ssh") == 0;
+    if (slash && (ssh || unix_socket))
+        config_replace(&e->docker.socket, xstrdup(slash));
+    if (unix_socket) {
+        if (slash != rest || strlen(rest) < 2)
+            problem(e, "has no absolute path of a socket; write unix:///SOCKET");
+        return;
+    }
+    if (slash && !ssh)
+        problem(e, "has a path behind the address, which tcp has not; leave it out");
+    if (slash)
+        *slash = '\0';
+    take_address(e, rest);
+    if (!ssh && e->host.user[0])
+        problem(e, "has a user, which tcp has not; our certificate says who we are");
+    if (!ssh && e->host.port == 0)
+        e->host.port = DOCKER_PORT;
+    if (ssh && (!slash || slash[1] == '\0'))
+        config_replace(&e->docker.socket, xstrdup(DOCKER_SOCKET));
+}
+
+/* What the host does not say itself is as it is said for all; a connection without certificates on
+ * both sides would give the machine to whoever asks. */
+static void take_certificates(struct entry *e)
+{
+    const struct config *c = e->l->config;
+    char **have[] = {&e->docker.ca, &e->docker.cert, &e->host.key};
+    const char *all[] = {c->docker_ca, c->docker_cert, c->docker_key};
+    static const char *const missing[] = {
+        "has no certificates to check the engine's by; give ca=/path, or docker_ca for all",
+        "has no certificate of our own to show; give cert=/path, or docker_cert for all",
+        "has no private key of our certificate; give key=/path, or docker_key for all"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(have); i++) {
+        if (!(*have[i])[0])
+            config_replace(have[i], xstrdup(all[i]));
+        if (!(*have[i])[0])
+            problem(e, missing[i]);
+    }
+}
+
+static void check_docker(struct entry *e)
+{
+    const struct config *c = e->l->config;
+
+    if (strcmp(e->docker.scheme, "tcp") == 0)
+        take_certificates(e);
+    else if (e->docker.ca[0] || e->docker.cert[0])
+        problem(e, "has ca or cert, which only tcp:// uses; leave them out");
+    if (strcmp(e->docker.scheme, "unix") == 0 && e->host.key[0])
+        problem(e, "has a key, which a socket of this machine does not need; leave it out");
+    for (size_t i = 0; i < c->docker_host_ct; i++)
+        if (strcmp(c->docker_hosts[i].at.name, e->host.name) == 0)
+            problem(e, "has the name of another host; give each a name of its own");
+}
+
 /* ---- the whole ---- */
+
+static void docker_done(struct config_docker_host *h)
+{
+    free(h->scheme);
+    free(h->socket);
+    free(h->ca);
+    free(h->cert);
+}
 
 static void host_done(struct config_ssh_host *h)
 {
@@ -187,12 +303,34 @@ static void check_together(struct entry *e)
             problem(e, "has the name of another host; give each a name of its own");
 }
 
+/* Takes e's. */
+static void keep(struct entry *e)
+{
+    struct config *c = e->l->config;
+
+    if (e->host.slots <= 0)
+        e->host.slots = 1;
+    if (e->bad) {
+        host_done(&e->host);
+        docker_done(&e->docker);
+    } else if (is_docker(e)) {
+        size_t ct = c->docker_host_ct++;
+        c->docker_hosts = xrealloc(c->docker_hosts, (ct + 1) * sizeof(*c->docker_hosts));
+        c->docker_hosts[ct] = e->docker;
+        c->docker_hosts[ct].at = e->host;
+    } else {
+        docker_done(&e->docker);
+        c->ssh_hosts = xrealloc(c->ssh_hosts, (c->ssh_host_ct + 1) * sizeof(*c->ssh_hosts));
+        c->ssh_hosts[c->ssh_host_ct++] = e->host;
+    }
+}
+
 static void take_line(struct config_load *l, const struct config_line *line)
 {
     struct entry e = {.l = l, .line = line};
-    struct config *c = l->config;
     cleanup_free char *text = xstrdup(line->text);
     char *save = NULL, *word = strtok_r(text, " \t", &save);
+    bool docker = is_docker(&e);
 
     e.host = (struct config_ssh_host){.user = xstrdup(""),
                                       .address = xstrdup(""),
@@ -200,44 +338,57 @@ static void take_line(struct config_load *l, const struct config_line *line)
                                       .labels = xstrdup(""),
                                       .mode = xstrdup("direct"),
                                       .images = xstrdup(""),
-                                      .dir = xstrdup(c->ssh_dir),
+                                      .dir = xstrdup(l->config->ssh_dir),
                                       .slots = 0};
+    e.docker = (struct config_docker_host){
+        .scheme = xstrdup(""), .socket = xstrdup(""), .ca = xstrdup(""), .cert = xstrdup("")};
     if (!word || !only(word, "_.-") || strlen(word) > 63)
-        problem(&e,
-                "does not begin with a name; write NAME [USER@]ADDRESS[:PORT] option=value ...");
+        problem(&e, docker ? "does not begin with a name; write NAME URL option=value ..."
+                           : "does not begin with a name; write NAME [USER@]ADDRESS[:PORT] "
+                             "option=value ...");
     e.host.name = xstrdup(word ? word : "");
     word = strtok_r(NULL, " \t", &save);
     if (!word)
-        problem(&e, "has no address; write NAME [USER@]ADDRESS[:PORT] option=value ...");
+        problem(&e, docker ? "has no URL; write NAME URL option=value ..."
+                           : "has no address; write NAME [USER@]ADDRESS[:PORT] option=value ...");
     else
-        take_address(&e, word);
+        (docker ? take_url : take_address)(&e, word);
     while ((word = strtok_r(NULL, " \t", &save)) != NULL)
         take_option(&e, word);
-    check_together(&e);
-    if (e.host.slots <= 0)
-        e.host.slots = 1;
-    if (e.bad) {
-        host_done(&e.host);
-        return;
-    }
-    c->ssh_hosts = xrealloc(c->ssh_hosts, (c->ssh_host_ct + 1) * sizeof(*c->ssh_hosts));
-    c->ssh_hosts[c->ssh_host_ct++] = e.host;
+    (docker ? check_docker : check_together)(&e);
+    keep(&e);
 }
 
-void config_ssh_apply(struct config_load *l)
+static void want_host(struct config_load *l, const char *name, size_t ct, const char *reason)
 {
     const struct config_key *driver = config_key_get("driver");
 
-    for (size_t i = 0; i < l->line_ct; i++)
-        take_line(l, &l->lines[i]);
-    if (strcmp(l->config->driver, "ssh") == 0 && l->line_ct == 0)
-        config_problem(l, driver, config_origin_of(l, driver), l->config->driver,
-                       "has no host; add a line ssh_host = NAME [USER@]ADDRESS for each");
+    if (strcmp(l->config->driver, name) == 0 && ct == 0)
+        config_problem(l, driver, config_origin_of(l, driver), name, "%s", reason);
 }
 
-void config_ssh_done(struct config *c)
+void config_hosts_apply(struct config_load *l)
+{
+    size_t docker_ct = 0;
+
+    for (size_t i = 0; i < l->line_ct; i++) {
+        take_line(l, &l->lines[i]);
+        docker_ct += strcmp(l->lines[i].key->name, "docker_host") == 0;
+    }
+    want_host(l, "ssh", l->line_ct - docker_ct,
+              "has no host; add a line ssh_host = NAME [USER@]ADDRESS for each");
+    want_host(l, "docker-hosts", docker_ct,
+              "has no host; add a line docker_host = NAME URL for each engine");
+}
+
+void config_hosts_done(struct config *c)
 {
     for (size_t i = 0; i < c->ssh_host_ct; i++)
         host_done(&c->ssh_hosts[i]);
     free(c->ssh_hosts);
+    for (size_t i = 0; i < c->docker_host_ct; i++) {
+        host_done(&c->docker_hosts[i].at);
+        docker_done(&c->docker_hosts[i]);
+    }
+    free(c->docker_hosts);
 }

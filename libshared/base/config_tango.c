@@ -110,7 +110,8 @@ static char *convert(enum conversion conversion, const char *value)
 {
     static const char *const levels[][2] = {
         {"warning", "warn"}, {"critical", "error"}, {"fatal", "error"}, {"notset", "debug"}};
-    static const char *const backends[][2] = {{"localDocker", "docker"}};
+    static const char *const backends[][2] = {{"localDocker", "docker"},
+                                              {"distDocker", "docker-hosts"}};
 
     switch (conversion) {
     case LOWER:

@@ -135,6 +135,7 @@ struct driver {
 
 extern const struct driver driver_null;
 extern const struct driver driver_docker;
+extern const struct driver driver_docker_hosts;
 extern const struct driver driver_oci;
 extern const struct driver driver_ssh;
 

@@ -101,7 +101,7 @@ static int check_layers(struct backend *b, struct error *err)
     const char *lack = NULL;
     if (!says(info, "MemoryLimit", "MemoryLimit"))
         lack = "limit memory; enable the memory cgroup (cgroup_enable=memory)";
-    else if (!says(info, "SwapLimit", "SwapLimit") && host_swaps())
+    else if (!says(info, "SwapLimit", "SwapLimit") && (b->elsewhere || host_swaps()))
         lack = "limit swap; boot with swapaccount=1, or turn swap off";
     else if (!says(info, "PidsLimit", "PidsLimit"))
         lack = "limit processes; enable the pids cgroup";
@@ -111,8 +111,7 @@ static int check_layers(struct backend *b, struct error *err)
         lack = "filter system calls; enable seccomp in the kernel and the engine";
     json_decref(info);
     if (lack)
-        return err_set(err, ERR_PERMANENT, ENOTSUP, "the engine at %s cannot %s",
-                       b->cfg->docker_url, lack);
+        return err_set(err, ERR_PERMANENT, ENOTSUP, "the engine at %s cannot %s", b->url, lack);
     return 0;
 }
 
@@ -128,7 +127,7 @@ static char *label_filter(const struct backend *b)
     return query;
 }
 
-static void docker_close(struct backend *b)
+void docker_close(struct backend *b)
 {
     disk_watch_free(b->disk);
     engine_free(b->engine);
@@ -137,15 +136,17 @@ static void docker_close(struct backend *b)
     free(b->vmm_label);
     free(b->filter);
     free(b->bind);
+    free(b->url);
+    docker_put_free(b->put);
     if (b->layout_fd >= 0)
         close(b->layout_fd);
     free(b);
 }
 
-static int docker_open(const struct config *cfg, struct backend **ret, struct error *err)
+int docker_new(const struct config *cfg, const char *url, struct backend **ret, struct error *err)
 {
     struct engine *engine = NULL;
-    int rc = engine_new(cfg->docker_url, &engine, err);
+    int rc = engine_new(url, &engine, err);
 
     if (rc < 0)
         return rc;
@@ -153,14 +154,31 @@ static int docker_open(const struct config *cfg, struct backend **ret, struct er
     b->cfg = cfg;
     b->layout_fd = -1;
     b->engine = engine;
+    b->url = xstrdup(url);
     b->deployment_label = xasprintf(LABEL_DEPLOYMENT "=%s", cfg->deployment);
     b->vmm_label = xasprintf(LABEL_VMM "=%s", cfg->vmm_name);
     b->filter = label_filter(b);
     b->disk = disk_watch_new(engine);
     pthread_mutex_init(&b->import_lock, NULL);
-    rc = engine_ping(engine, soon(ASK_MS), err);
-    if (rc == 0)
-        rc = check_layers(b, err);
+    *ret = b;
+    return 0;
+}
+
+int docker_check(struct backend *b, struct error *err)
+{
+    int rc = engine_ping(b->engine, soon(ASK_MS), err);
+
+    return rc == 0 ? check_layers(b, err) : rc;
+}
+
+static int docker_open(const struct config *cfg, struct backend **ret, struct error *err)
+{
+    struct backend *b = NULL;
+    int rc = docker_new(cfg, cfg->docker_url, &b, err);
+
+    if (rc < 0)
+        return rc;
+    rc = docker_check(b, err);
     if (rc == 0)
         rc = lay_out(b, err);
     if (rc < 0) {
@@ -339,6 +357,28 @@ static int docker_list(struct backend *b, void (*each)(void *arg, const char *na
     return 0;
 }
 
+int docker_remove(struct backend *b, const char *id, int64_t deadline, struct error *err)
+{
+    return remove_container(b, id, deadline, err);
+}
+
+int docker_sweep(struct backend *b, struct error *err)
+{
+    json_t *doc = NULL;
+    const json_t *one;
+    size_t i;
+
+    int rc = engine_get(b->engine, b->filter, soon(ASK_MS), -1, &doc, err);
+    json_array_foreach(doc, i, one)
+    {
+        const char *id = json_string_value(json_object_get(one, "Id"));
+        if (id && rc == 0)
+            rc = remove_container(b, id, soon(ASK_MS), err);
+    }
+    json_decref(doc);
+    return rc;
+}
+
 /* ---- making ---- */
 
 /* What an engine that cannot hold a limit says beside 201. */
@@ -412,7 +452,7 @@ static int create_once(struct backend *b, const struct machine_spec *spec, int64
 static void without_quota(struct backend *b)
 {
     if (!atomic_exchange(&b->no_quota, true))
-        log_event(LOG_WARN_, "docker.disk_watched", "url", b->cfg->docker_url, "why",
+        log_event(LOG_WARN_, "docker.disk_watched", "url", b->url, "why",
                   "the engine's storage has no quotas, so disk limits are held by looking once a "
                   "second; put its data on xfs mounted with pquota for a hard limit",
                   NULL);

@@ -55,8 +55,8 @@ int engine_new(const char *url, struct engine **ret, struct error *err)
     if (strncmp(url, scheme, strlen(scheme)) != 0)
         return err_set(
             err, ERR_PERMANENT, EPROTONOSUPPORT,
-            "docker_url = %s: only unix:///path is spoken; forward the engine's socket to "
-            "this host (ssh -L) and give its path",
+            "docker_url = %s: only unix:///path is spoken; for an engine on another host set "
+            "driver = docker-hosts and a line docker_host = NAME URL",
             url);
     const char *path = url + strlen(scheme);
     if (strlen(path) >= sizeof(addr.sun_path))
@@ -216,6 +216,8 @@ static void set_up(CURL *c, struct engine *e, struct transfer *t, const char *ur
         curl_easy_setopt(c, CURLOPT_SEEKFUNCTION, on_rewind);
         curl_easy_setopt(c, CURLOPT_SEEKDATA, t);
         curl_easy_setopt(c, CURLOPT_UPLOAD_BUFFERSIZE, 256L << 10);
+        if (strcmp(call->method, "POST") != 0)
+            curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, call->method);
     } else if (strcmp(call->method, "POST") == 0) {
         curl_easy_setopt(c, CURLOPT_POSTFIELDS, body ? body : "");
         curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE, (long)(body ? strlen(body) : 0));

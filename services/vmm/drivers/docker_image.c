@@ -69,6 +69,15 @@ static void enter_brief(json_t *names, const char *text, const char *id)
             enter_both(names, text + strlen(homes[i]), id);
 }
 
+/* What carries the autodriver to an engine elsewhere is for no job. */
+static bool is_own(const char *tag)
+{
+    const char *slash = strrchr(tag, '/');
+    const char *name = slash ? slash + 1 : tag;
+
+    return strncmp(name, DOCKER_PUT_IMAGE ":", strlen(DOCKER_PUT_IMAGE ":")) == 0;
+}
+
 int docker_images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
                   void *arg, struct error *err)
 {
@@ -92,9 +101,11 @@ int docker_images(struct backend *b, void (*each)(void *arg, const struct image_
             const char *text = json_string_value(tag);
             if (no_tag(text))
                 continue;
+            tagged++;
+            if (is_own(text))
+                continue;
             enter_both(full, text, id);
             enter_brief(brief, text, id);
-            tagged++;
         }
         if (tagged == 0)
             enter(full, id, strlen(id), id);

@@ -2,8 +2,9 @@
 #define MILONGA_DOCKER_PRIVATE_H
 
 /* What docker.c (machines), docker_image.c (images), docker_disk.c (bounds on the disk),
- * docker_self.c (a vmm in a container) and docker_layout.c (where the autodriver lies) share;
- * nobody else includes it but their tests. */
+ * docker_self.c (a vmm in a container), docker_layout.c (where the autodriver lies), docker_put.c
+ * (how it gets to an engine elsewhere) and docker_host.c (which drives such a one) share; nobody
+ * else includes it but their tests. */
 
 #include "../machine.h"
 #include "docker_http.h"
@@ -15,6 +16,9 @@
 struct backend {
     const struct config *cfg;
     struct engine *engine;
+    char *url;              /* of it */
+    bool elsewhere;         /* on a machine that is not this one: no path of ours is there */
+    struct docker_put *put; /* what was put there; NULL on this one */
     char *deployment_label; /* "milonga.deployment=D" */
     char *vmm_label;
     char *filter;                /* of both, as a query */
@@ -24,6 +28,30 @@ struct backend {
     struct disk_watch *disk;     /* we do */
     pthread_mutex_t import_lock; /* imports look at what was there before, so one at a time */
 };
+
+/* Says nothing to the engine yet; docker_close() it. */
+int docker_new(const struct config *cfg, const char *url, struct backend **ret, struct error *err);
+void docker_close(struct backend *b);
+/* That it answers, and has every layer that a machine counts on. */
+int docker_check(struct backend *b, struct error *err);
+/* Removes every container of this deployment and vmm. */
+int docker_sweep(struct backend *b, struct error *err);
+/* Removes one by its id; an unknown one is no error. */
+int docker_remove(struct backend *b, const char *id, int64_t deadline, struct error *err);
+
+/* An engine elsewhere has no folder of ours to mount. The autodriver goes there through the archive
+ * API, into a volume named by its digest and by who we are, which machines have read-only. These
+ * containers are no machines: */
+#define DOCKER_PUT_NAME   "milonga-put-"
+#define DOCKER_PROBE_NAME "milonga-probe-"
+#define DOCKER_PUT_IMAGE  "milonga-autodriver"
+/* Reads the program, and sets b->bind to what will hold it. */
+int docker_put_new(struct backend *b, struct error *err);
+void docker_put_free(struct docker_put *p);
+/* Sees to it that it is there, byte for byte, and that a machine can be made with it: the proof
+ * that the engine works. Removes the volumes of our other builds. Needs no image of the engine's.
+ */
+int docker_put(struct backend *b, int stop_fd, struct error *err);
 
 int docker_images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
                   void *arg, struct error *err);

@@ -8,6 +8,7 @@
 static const struct driver *const drivers[] = {
     &driver_null,
     &driver_docker,
+    &driver_docker_hosts,
     &driver_oci,
     &driver_ssh,
 };

@@ -1,8 +1,9 @@
-#include "services/vmm/drivers/ssh_private.h"
+#include "services/vmm/drivers/ssh_command.h"
 
 #include "base/clock.h"
 #include "base/digest.h"
 #include "base/mem.h"
+#include "services/vmm/machine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 
 #define LINES_MAX   65536
 #define PROGRAM_MAX (64 << 20)
+#define SAID_MAX    1000
 
 /* ---- children ---- */
 
@@ -159,6 +161,42 @@ void ssh_child_end(struct ssh_child *c, int64_t grace_ms)
     close_fd(&c->err_fd);
 }
 
+/* ---- what it says ---- */
+
+void ssh_hear(char **said, int fd)
+{
+    char text[512];
+
+    for (ssize_t n; fd >= 0 && (n = read(fd, text, sizeof(text) - 1)) > 0;) {
+        text[n] = '\0';
+        for (char *p = text; *p; p++)
+            if ((unsigned char)*p < ' ' && *p != '\n')
+                *p = ' ';
+        char *all = xasprintf("%s%s", *said ? *said : "", text);
+        size_t len = strlen(all), drop = len > SAID_MAX ? len - SAID_MAX : 0;
+        free(*said);
+        *said = xstrdup(all + drop);
+        free(all);
+    }
+}
+
+char *ssh_last_words(const char *said)
+{
+    size_t len = said ? strlen(said) : 0, from;
+
+    while (len > 0 && (said[len - 1] == '\n' || said[len - 1] == ' '))
+        len--;
+    from = len;
+    for (int lines = 0; from > 0; from--)
+        if (said[from - 1] == '\n' && ++lines == 2)
+            break;
+    char *words = xstrndup(len > 0 ? said + from : "", len - from);
+    for (char *p = words; *p; p++)
+        if (*p == '\n')
+            *p = ' ';
+    return words;
+}
+
 /* ---- lines ---- */
 
 void ssh_lines_init(struct ssh_lines *l)
@@ -235,7 +273,6 @@ static const char *const always[] = {
     "UpdateHostKeys=no",
     "ForwardAgent=no",
     "ForwardX11=no",
-    "ClearAllForwardings=yes",
     "Tunnel=no",
     "PermitLocalCommand=no",
     "GSSAPIDelegateCredentials=no",
@@ -249,11 +286,11 @@ static const char *const always[] = {
     "ConnectionAttempts=1",
     "ServerAliveCountMax=2",
     "ControlPersist=no",
-    "LogLevel=ERROR",
 };
 
-void ssh_master_words(const struct config *cfg, const struct config_ssh_host *spec,
-                      const char *control, const char *command, struct ssh_words *ret)
+/* All of a command line but what the connection is for, which `own` says, and the command. */
+static void login_words(const struct config *cfg, const struct config_ssh_host *spec,
+                        const char *const *own, size_t own_ct, struct ssh_words *ret)
 {
     const char *key = spec->key[0] ? spec->key : cfg->ssh_key;
     int64_t alive_s = cfg->ssh_dead_ms / 4000;
@@ -263,10 +300,9 @@ void ssh_master_words(const struct config *cfg, const struct config_ssh_host *sp
         ssh_word(ret, "-F");
         ssh_word(ret, "%s", cfg->ssh_config);
     }
+    options(ret, own, own_ct);
     options(ret, always, ARRAY_SIZE(always));
     ssh_word(ret, "-oServerAliveInterval=%lld", (long long)(alive_s > 0 ? alive_s : 1));
-    ssh_word(ret, "-oControlMaster=yes");
-    ssh_word(ret, "-oControlPath=%s", control);
     if (cfg->ssh_known_hosts[0]) {
         ssh_word(ret, "-oUserKnownHostsFile=%s", cfg->ssh_known_hosts);
         ssh_word(ret, "-oGlobalKnownHostsFile=/dev/null");
@@ -281,6 +317,37 @@ void ssh_master_words(const struct config *cfg, const struct config_ssh_host *sp
         ssh_word(ret, "-oPort=%d", spec->port);
     if (spec->user[0])
         ssh_word(ret, "-oUser=%s", spec->user);
+}
+
+void ssh_master_words(const struct config *cfg, const struct config_ssh_host *spec,
+                      const char *control, const char *command, struct ssh_words *ret)
+{
+    static const char *const own[] = {"ClearAllForwardings=yes", "LogLevel=ERROR",
+                                      "ControlMaster=yes"};
+
+    login_words(cfg, spec, own, ARRAY_SIZE(own), ret);
+    ssh_word(ret, "-oControlPath=%s", control);
+    ssh_word(ret, "--");
+    ssh_word(ret, "%s", spec->address);
+    ssh_word(ret, "%s", command);
+}
+
+void ssh_forward_words(const struct config *cfg, const struct config_ssh_host *spec,
+                       const char *local, const char *remote, const char *command,
+                       struct ssh_words *ret)
+{
+    /* INFO: that is where it says why the other side refused. */
+    static const char *const own[] = {"ExitOnForwardFailure=yes",
+                                      "StreamLocalBindUnlink=yes",
+                                      "StreamLocalBindMask=0177",
+                                      "GatewayPorts=no",
+                                      "LogLevel=INFO",
+                                      "ControlMaster=no",
+                                      "ControlPath=none"};
+
+    login_words(cfg, spec, own, ARRAY_SIZE(own), ret);
+    ssh_word(ret, "-L");
+    ssh_word(ret, "%s:%s", local, remote);
     ssh_word(ret, "--");
     ssh_word(ret, "%s", spec->address);
     ssh_word(ret, "%s", command);

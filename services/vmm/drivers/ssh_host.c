@@ -18,54 +18,17 @@
 #define PROVED_MS       30000 /* up for so long: the next failure is a new one */
 #define GREETINGS_MAX   200   /* lines that a login shell says before ours */
 #define GONE_MS         2000  /* for a master to end by itself */
-#define SAID_MAX        1000
 #define IMAGES_MS       10000
 #define PROOF_NAME      "probe"
 
 /* ---- what a master says ---- */
 
-/* Keeps the end of it; read always, or the master would stand still in the end. */
-static void drain(struct ssh_host *h, int fd)
-{
-    char text[512];
-
-    for (ssize_t n; fd >= 0 && (n = read(fd, text, sizeof(text) - 1)) > 0;) {
-        text[n] = '\0';
-        for (char *p = text; *p; p++)
-            if ((unsigned char)*p < ' ' && *p != '\n')
-                *p = ' ';
-        char *all = xasprintf("%s%s", h->said ? h->said : "", text);
-        size_t len = strlen(all), drop = len > SAID_MAX ? len - SAID_MAX : 0;
-        free(h->said);
-        h->said = xstrdup(all + drop);
-        free(all);
-    }
-}
-
-/* The last two lines of it, as one; what stands above (banners, advice) is not the reason. */
-static char *last_words(const char *said)
-{
-    size_t len = said ? strlen(said) : 0, from;
-
-    while (len > 0 && (said[len - 1] == '\n' || said[len - 1] == ' '))
-        len--;
-    from = len;
-    for (int lines = 0; from > 0; from--)
-        if (said[from - 1] == '\n' && ++lines == 2)
-            break;
-    char *words = xstrndup(len > 0 ? said + from : "", len - from);
-    for (char *p = words; *p; p++)
-        if (*p == '\n')
-            *p = ' ';
-    return words;
-}
-
 /* An error with what ssh had to say about it, which is mostly the reason itself. */
 static int explain(struct ssh_host *h, int r, struct error *err)
 {
     for (unsigned i = 0; i < h->lane_ct; i++)
-        drain(h, h->lanes[i].child.err_fd);
-    cleanup_free char *said = last_words(h->said);
+        ssh_hear(&h->said, h->lanes[i].child.err_fd);
+    cleanup_free char *said = ssh_last_words(h->said);
     if (said[0] && r != -ECANCELED) {
         struct error was = *err;
         err_set(err, was.class, was.code, "%.300s (%.100s)", said, was.msg);
@@ -261,7 +224,7 @@ static void disconnect(struct ssh_host *h, bool kindly)
     pthread_mutex_lock(&h->talk);
     h->open = false;
     for (unsigned i = 0; i < h->lane_ct; i++) {
-        drain(h, h->lanes[i].child.err_fd);
+        ssh_hear(&h->said, h->lanes[i].child.err_fd);
         ssh_child_end(&h->lanes[i].child, kindly ? GONE_MS : 0);
     }
     buf_free(&h->lines.in);
@@ -455,7 +418,7 @@ static bool watch(struct ssh_host *h, int64_t until)
     if (fds[0].revents)
         return true;
     for (unsigned i = 0; i < h->lane_ct; i++) {
-        drain(h, h->lanes[i].child.err_fd);
+        ssh_hear(&h->said, h->lanes[i].child.err_fd);
         if (fds[2 + 2 * i].revents) {
             struct error err = ERROR_INIT;
             lost(h, -EPIPE, "ssh", &err);

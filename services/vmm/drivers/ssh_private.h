@@ -22,6 +22,7 @@
  *    +---------------- backoff with jitter, reason kept -----------+
  */
 
+#include "services/vmm/drivers/ssh_command.h"
 #include "services/vmm/machine.h"
 
 #include "base/buf.h"
@@ -29,71 +30,6 @@
 #include <pthread.h>
 
 #define SSH_LANE_MACHINES 7 /* and a session of the lane's own: 8, of sshd's 10 */
-
-/* ---- ssh_command.c ---- */
-
-/* A child with its pipes; -1 where there is none. */
-struct ssh_child {
-    pid_t pid;
-    int pidfd;
-    int in_fd, out_fd, err_fd; /* ours: non-blocking */
-};
-#define SSH_CHILD_INIT                                                                             \
-    {                                                                                              \
-        .pid = -1, .pidfd = -1, .in_fd = -1, .out_fd = -1, .err_fd = -1                            \
-    }
-
-int ssh_child_start(char *const *argv, struct ssh_child *ret, struct error *err);
-/* True when it has ended, and then it is reaped. */
-bool ssh_child_wait(struct ssh_child *c, int64_t deadline);
-/* Closes its pipes, gives it grace_ms to end by itself, then kills it. Reaped in any case. */
-void ssh_child_end(struct ssh_child *c, int64_t grace_ms);
-
-/* Lines that come from a descriptor. */
-struct ssh_lines {
-    struct buf in;
-    size_t taken;
-};
-void ssh_lines_init(struct ssh_lines *l);
-/* The next one without its newline, in *ret until the next call. -EPIPE at the end, -ETIMEDOUT,
- * -ECANCELED. */
-int ssh_line(struct ssh_lines *l, int fd, int64_t deadline, int cancel_fd, char **ret);
-
-/* argv arrays that own their words. */
-struct ssh_words {
-    char **v; /* NULL-terminated */
-    size_t ct;
-};
-void ssh_word(struct ssh_words *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void ssh_words_done(struct ssh_words *w);
-
-struct ssh_host;
-/* The master of a lane, which runs `command` in a session of its own. */
-void ssh_master_words(const struct config *cfg, const struct config_ssh_host *spec,
-                      const char *control, const char *command, struct ssh_words *ret);
-/* A further session of it. Never goes another way when the master is gone. */
-void ssh_session_words(const struct config *cfg, const struct config_ssh_host *spec,
-                       const char *control, const char *command, struct ssh_words *ret);
-
-/* Appends " word", quoted for any shell. */
-void ssh_quote(struct buf *b, const char *word);
-/* What a login shell is given to become the side of the boot dialogue that is there. */
-char *ssh_boot_command(const char *dir);
-
-/* A program as it lies on a host. */
-struct ssh_program {
-    char *data;
-    size_t len;
-    char hex[65];
-    char name[64]; /* "hostdriver-0123456789abcdef" */
-};
-/* Reads `what` for a machine of that `uname -m` from beside our own autodriver. */
-int ssh_program_load(const struct config *cfg, const char *what, const char *arch,
-                     struct ssh_program *ret, struct error *err);
-void ssh_program_done(struct ssh_program *p);
-/* Puts it there, if it is not there yet. */
-int ssh_program_put(const struct ssh_program *p, const struct ssh_child *c, struct ssh_lines *lines,
-                    int64_t deadline, int cancel_fd, struct error *err);
 
 /* ---- ssh_host.c ---- */
 

@@ -1,0 +1,312 @@
+"""The docker-hosts driver: one engine behind TCP with TLS, one behind a real sshd, both this test run's own; by itself
+(driver_probe), and in an installation.
+
+What is left is asked of the engines, before the harness takes them down.
+"""
+
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+
+import pytest
+
+from harness import engine, image
+from harness.guard import guard
+from harness.process import free_port, plain_env, wait_for
+from harness.stack import BUILD
+from harness.tango import messages
+
+PROBE = BUILD / "driver_probe"
+DONE = "Success: Autodriver returned normally"
+ONLY = "only_on_tls"
+DEAD_MS = 4000
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PROBE.exists(), reason="make build/driver_probe first"),
+]
+
+
+# ---- certificates ----
+
+class Authority:
+    def __init__(self, directory, name):
+        self.dir, self.ca, self.key = directory, directory / f"{name}.pem", directory / f"{name}-key.pem"
+        self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3", "-subj",
+                      f"/CN={name}", "-keyout", self.key, "-out", self.ca)
+
+    @staticmethod
+    def _openssl(*args):
+        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)
+
+    def issue(self, name, use, san=None):
+        """(certificate, key)"""
+        cert, key, ask, ext = (self.dir / f"{name}{end}" for end in (".pem", "-key.pem", ".csr", ".ext"))
+        self._openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}", "-keyout", key,
+                      "-out", ask)
+        ext.write_text(f"extendedKeyUsage={use}\n" + (f"subjectAltName={san}\n" if san else ""))
+        self._openssl("x509", "-req", "-in", ask, "-CA", self.ca, "-CAkey", self.key, "-CAcreateserial", "-days", "3", "-extfile", ext,
+                      "-out", cert)
+        return cert, key
+
+
+class Pki:
+    def __init__(self, directory):
+        directory.mkdir()
+        self.own, self.other = Authority(directory, "own-ca"), Authority(directory, "other-ca")
+        self.server = self.own.issue("server", "serverAuth", "IP:127.0.0.1")
+        self.client = self.own.issue("client", "clientAuth")
+        self.stranger = self.other.issue("stranger", "clientAuth")
+
+
+# ---- engines ----
+
+@pytest.fixture(scope="module")
+def pki(work_dir):
+    return Pki(work_dir / "pki")
+
+
+@pytest.fixture(scope="module")
+def tls(pki):
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
+    guard.directory(directory)
+    tar, port = image.tarball(), free_port()
+    e = engine.Dockerd(directory, "dockerd-tls", [
+        "-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", pki.own.ca, "--tlscert", pki.server[0], "--tlskey",
+        pki.server[1]])
+    e.port = port
+    e.start()
+    try:
+        e.load(tar)
+        e.docker("import", "-c", "WORKDIR /home", "-m", ONLY, tar, ONLY, timeout=300)
+        yield e
+    finally:
+        e.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def farm(make_farm):
+    return make_farm(1)
+
+
+def leftovers(e):
+    """What no vmm may leave on an engine: all but one volume for each name that a vmm had."""
+    return (e.docker("ps", "-aq", "--filter", "label=milonga.vmm").split() + e.docker("images", "-q", "milonga-autodriver").split() +
+            e.docker("images", "-q", "--filter", "dangling=true").split())
+
+
+def line_tls(tls, pki, address="127.0.0.1", ca=None, client=None, options="slots=2"):
+    cert, key = client or pki.client
+    return f"tls tcp://{address}:{tls.port} ca={ca or pki.own.ca} cert={cert} key={key} {options}"
+
+
+def line_ssh(farm, docker, options="slots=2"):
+    return f"far ssh://root@{farm.hosts[0].address}{docker.socket} key={farm.key} {options}"
+
+
+# ---- by itself ----
+
+class Probe:
+    def __init__(self, farm, data):
+        self.farm, self.data = farm, data
+
+    def call(self, hosts, *args, timeout=120, **keys):
+        env = plain_env(MILONGA_DATA_DIR=self.data, MILONGA_DOCKER_HOST=hosts, MILONGA_DEPLOYMENT="mdh", MILONGA_PREFIX="mdh",
+                        MILONGA_VMM_NAME="v1", MILONGA_AUTODRIVER=BUILD / "autodriver", MILONGA_SSH_DEAD_MS=f"{DEAD_MS}ms",
+                        MILONGA_SSH_CONFIG="/dev/null", MILONGA_SSH_KNOWN_HOSTS=self.farm.known_hosts)
+        p = subprocess.run([PROBE, "docker-hosts", *map(str, args), *(f"{k}={v}" for k, v in keys.items())], env=env,
+                           capture_output=True, text=True, timeout=timeout)
+        p.out, p.err = p.stdout, p.stderr
+        return p
+
+
+@pytest.fixture
+def probe(farm, work_dir, tls, docker):
+    p = Probe(farm, work_dir / "probe")
+    yield p
+    for e in (tls, docker):
+        wait_for("a clean engine", lambda e=e: leftovers(e) == [], 15, 0.2)
+    assert [f for d in (p.data / "dh").glob("*") for f in d.iterdir()] == []  # no socket is left
+
+
+@pytest.fixture(params=["tls", "ssh"])
+def host(request, tls, docker, farm, pki):
+    """(engine, its line) of each kind."""
+    if request.param == "tls":
+        return tls, line_tls(tls, pki)
+    return docker, line_ssh(farm, docker)
+
+
+def makefile(*lines):
+    return "all:\\n" + "".join(f"\\t@{x}\\n" for x in lines)
+
+
+def test_a_job_on_each_kind_of_host(probe, host):
+    e, line = host
+    done = probe.call(line, "run", image.NAME, makefile=makefile(
+        "id -un; pwd", "touch /.milonga/x 2>/dev/null || echo read-only", "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status"))
+    assert done.returncode == 0, done.err
+    assert done.out == ("autograde\n/home/autograde/autolab\nread-only\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n"
+                        "Seccomp:\t2\n")
+    assert "event=docker.autodriver_put" in done.err or "event=host.up" in done.err
+    assert "event=docker.autodriver_put" not in probe.call(line, "health").err  # it is there by now, and no other
+    assert e.docker("volume", "ls", "-q", "--filter", "label=milonga.deployment=mdh").split().__len__() == 1
+    names = dict(x.split() for x in probe.call(line, "images").out.splitlines())
+    assert image.NAME in names and not any("autodriver" in n for n in names)
+
+
+def test_limits_on_each_kind_of_host(probe, host):
+    _, line = host
+    done = probe.call(line, "run", image.NAME, makefile=makefile("head -c 90m /dev/zero | tail -c 85m | wc -c"), memory=64,
+                      timeout_ms=60000)
+    assert "oom_kills=1" in done.err, done.err
+    done = probe.call(line, "run", image.NAME, makefile=makefile("yes 0123456789 | head -c 90000 | md5sum; yes | head -c 90000"))
+    assert done.returncode == 0 and len(done.out) > 90000, done.err
+
+
+def test_a_volume_that_holds_something_else_is_mended(probe, host):
+    e, line = host
+    assert probe.call(line, "health").returncode == 0
+    volume = e.docker("volume", "ls", "-q", "--filter", "label=milonga.deployment=mdh").strip()
+    where = pathlib.Path(e.docker("volume", "inspect", "-f", "{{.Mountpoint}}", volume).strip())
+    (where / "autodriver").write_bytes(b"half of it")
+    done = probe.call(line, "run", image.NAME)
+    assert "it runs" in done.out and "event=docker.autodriver_put" in done.err, done.err
+
+
+@pytest.mark.parametrize("step", ["init", "go"])
+def test_invariant_4_what_a_killed_vmm_left_is_swept(probe, host, step):
+    e, line = host
+    killed = probe.call(line, "run", image.NAME, makefile=makefile("sleep 60"), **{"kill-after": step})
+    assert killed.returncode == -signal.SIGKILL
+    assert len(leftovers(e)) == 1
+    assert "it runs" in probe.call(line, "run", image.NAME).out
+    assert leftovers(e) == []
+
+
+def test_certificates_are_checked_on_both_sides(probe, tls, pki):
+    def reason(**more):
+        done = probe.call(line_tls(tls, pki, **more), "health")
+        assert done.returncode != 0
+        return done.err
+    text = reason(ca=pki.other.ca)
+    assert f"the certificate of 127.0.0.1:{tls.port} is not one that ca = {pki.other.ca} vouches for" in text, text
+    text = reason(address="localhost")
+    assert "is not for localhost but for IP Address:127.0.0.1; give the address that it names" in text, text
+    text = reason(client=pki.stranger)
+    assert "ended the connection: " in text and f"is cert = {pki.stranger[0]} one that it accepts?" in text, text
+    text = reason(client=(pki.client[0], pki.stranger[1]))
+    assert f"key = {pki.stranger[1]} is not the private key of cert = {pki.client[0]}" in text, text
+    text = reason(ca="/nonexistent/ca.pem")
+    assert "ca = /nonexistent/ca.pem: No such file or directory" in text, text
+
+
+def test_what_ssh_says_is_the_reason(probe, farm, docker, pki):
+    far = line_ssh(farm, docker)
+    done = probe.call(far.replace(str(docker.socket), "/nonexistent.sock"), "health")
+    assert "open failed" in done.err and "host=far" in done.err, done.err
+    key = farm.dir / "other-key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    done = probe.call(far.replace(f"key={farm.key}", f"key={key}"), "health")
+    assert "Permission denied (publickey)" in done.err, done.err
+
+
+def test_a_plain_port_is_refused(probe, docker, pki, tls):
+    """One that speaks no TLS is told as what it is."""
+    done = probe.call(line_tls(tls, pki).replace(f":{tls.port}", ":1"), "health")
+    assert "127.0.0.1:1: connect: Connection refused" in done.err, done.err
+
+
+# ---- in an installation ----
+
+@pytest.fixture(scope="module")
+def stack(tls, docker, farm, pki, make_stack):
+    return make_stack(driver="docker-hosts", slots="0", docker_host=f"{line_tls(tls, pki)}; {line_ssh(farm, docker)}",
+                      ssh_dead_ms=f"{DEAD_MS}ms", ssh_config="/dev/null", ssh_known_hosts=farm.known_hosts)
+
+
+def machines(e):
+    return e.docker("ps", "-q", "--no-trunc", "--filter", "label=milonga.machine").split()
+
+
+def events(stack, event, host, mark):
+    return [x for x in stack.vmm.text()[mark:].splitlines() if f"event=host.{event} host={host} " in x]
+
+
+def test_jobs_on_both_at_once(stack, tls, docker):
+    """More than either has room for."""
+    jobs = [stack.tango.submit(f"autograde:\n\t@echo begun; sleep 6; echo job {i}\n") for i in range(4)]
+    wait_for("two on each", lambda: len(machines(tls)) == 2 and len(machines(docker)) == 2, 40, 0.2)
+    for i, (ident, lab, output) in enumerate(jobs):
+        assert messages(stack.tango.wait_dead(ident))[-1] == DONE
+        assert stack.tango.poll(lab, output).endswith(f"\njob {i}\n".encode())
+    for e in (tls, docker):
+        wait_for("no machine", lambda e=e: machines(e) == [], 20, 0.2)
+
+
+def test_a_job_goes_where_its_image_is(stack, tls, docker):
+    stack.image = stack.image
+    wait_for("the image to be known", lambda: stack.redis.client.hexists("{milonga}:img", ONLY), 30)
+    jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 3\n", image=ONLY) for _ in range(2)]
+    for ident, _, _ in jobs:
+        stack.tango.wait_output(ident, "begun")
+    assert len(machines(tls)) == 2 and machines(docker) == []
+    for ident, _, _ in jobs:
+        assert messages(stack.tango.wait_dead(ident))[-1] == DONE
+
+
+def test_invariant_4_an_engine_killed_in_a_job_costs_that_attempt(stack, tls, docker):
+    """The other takes it, the one is out with the reason, and back after its restart with nothing of the past on it."""
+    mark = len(stack.vmm.text())
+    jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 5; echo ended\n") for _ in range(2)]
+    for ident, _, _ in jobs:
+        stack.tango.wait_output(ident, "begun")
+    assert len(machines(tls)) == 1 and len(machines(docker)) == 1
+    tls.process.kill()
+    try:
+        line = wait_for("the engine to be out", lambda: events(stack, "out", "tls", mark), 3 * DEAD_MS / 1000)[0]
+        assert f"127.0.0.1:{tls.port}" in line and "again_ms=" in line, line
+        for ident, lab, output in jobs:
+            entry = stack.tango.wait_dead(ident, 60)
+            assert messages(entry)[-1] == DONE, entry
+            assert stack.tango.poll(lab, output).endswith(b"begun\nended\n")
+        assert events(stack, "out", "far", mark) == []
+    finally:
+        mark = len(stack.vmm.text())
+        tls.process.start()
+        wait_for("the engine", tls.answers, 60, 0.2)
+    wait_for("the engine to be used again", lambda: events(stack, "up", "tls", mark), 60)
+    assert machines(tls) == []
+    entry, _ = stack.tango.run("autograde:\n\t@true\n", image=ONLY)
+    assert messages(entry)[-1] == DONE
+
+
+def test_invariant_4_a_host_cut_off_costs_that_attempt(stack, farm, tls, docker):
+    """Silently: nobody says that the connection has ended."""
+    mark = len(stack.vmm.text())
+    jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 4; echo ended\n") for _ in range(2)]
+    for ident, _, _ in jobs:
+        stack.tango.wait_output(ident, "begun")
+    assert len(machines(docker)) == 1
+    farm.hosts[0].cut()
+    try:
+        wait_for("the host to be out", lambda: events(stack, "out", "far", mark), 4 * DEAD_MS / 1000)
+        for ident, lab, output in jobs:
+            assert messages(stack.tango.wait_dead(ident, 60))[-1] == DONE
+            assert stack.tango.poll(lab, output).endswith(b"begun\nended\n")
+    finally:
+        mark = len(stack.vmm.text())
+        farm.hosts[0].heal()
+    wait_for("the host to be used again", lambda: events(stack, "up", "far", mark), 60)
+    wait_for("its engine to be swept", lambda: machines(docker) == [], 20, 0.2)
+
+
+def test_no_host_left_and_nothing_left(stack, tls, docker):
+    for ident in (stack.tango.submit("autograde:\n\t@sleep 1\n")[0] for _ in range(6)):
+        assert messages(stack.tango.wait_dead(ident))[-1] == DONE
+    stack.stop()
+    for e in (tls, docker):
+        assert leftovers(e) == []
