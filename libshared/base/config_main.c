@@ -39,11 +39,11 @@ static void print_version(const char *service)
 static void print_help(const char *program, const char *service)
 {
     printf(
-        "usage: %s [--config FILE] [--check-config | --version | --help]\n\n"
+        "usage: %s [--config FILE] [--check-config%s | --version | --help]\n\n"
         "The %s service of Milonga. FILE (or the variable MILONGA_CONFIG) holds lines\n"
         "\"key = value\" and # comments. The environment, named in brackets, wins over the file.\n"
         "Durations take ms s m h d, sizes k M G T.\n\n",
-        program, service);
+        program, strcmp(service, "vmm") == 0 ? " | --check-hosts" : "", service);
     config_help(stdout);
 }
 

@@ -199,38 +199,57 @@ static void take_option(struct entry *e, char *word)
 #define DOCKER_SOCKET "/var/run/docker.sock"
 #define DOCKER_PORT   2376 /* with TLS */
 
-static void take_url(struct entry *e, char *url)
+static void take_unix_url(struct entry *e, char *rest)
 {
-    char *sep = strstr(url, "://"), *rest = sep ? sep + 3 : url;
+    if (rest[0] != '/' || rest[1] == '\0')
+        problem(e, "has no absolute path of a socket; write unix:///SOCKET");
+    config_replace(&e->docker.socket, xstrdup(rest));
+}
 
-    if (sep)
-        *sep = '\0';
-    if (!sep || (strcmp(url, "tcp") != 0 && strcmp(url, "ssh") != 0 && strcmp(url, "unix") != 0)) {
-        problem(e, "has no URL of an engine; write tcp://ADDRESS[:PORT], "
-                   "ssh://[USER@]ADDRESS[:PORT][/SOCKET] or unix:///SOCKET");
-        return;
-    }
-    config_replace(&e->docker.scheme, xstrdup(url));
+static void take_ssh_url(struct entry *e, char *rest)
+{
     char *slash = strchr(rest, '/');
-    bool unix_socket = strcmp(url, "unix") == 0, ssh = strcmp(url, "ssh") == 0;
-    if (slash && (ssh || unix_socket))
-        config_replace(&e->docker.socket, xstrdup(slash));
-    if (unix_socket) {
-        if (slash != rest || strlen(rest) < 2)
-            problem(e, "has no absolute path of a socket; write unix:///SOCKET");
-        return;
-    }
-    if (slash && !ssh)
-        problem(e, "has a path behind the address, which tcp has not; leave it out");
+    bool given = slash && slash[1] != '\0';
+
+    config_replace(&e->docker.socket, xstrdup(given ? slash : DOCKER_SOCKET));
     if (slash)
         *slash = '\0';
     take_address(e, rest);
-    if (!ssh && e->host.user[0])
+}
+
+static void take_tcp_url(struct entry *e, char *rest)
+{
+    char *slash = strchr(rest, '/');
+
+    if (slash) {
+        problem(e, "has a path behind the address, which tcp has not; leave it out");
+        *slash = '\0';
+    }
+    take_address(e, rest);
+    if (e->host.user[0])
         problem(e, "has a user, which tcp has not; our certificate says who we are");
-    if (!ssh && e->host.port == 0)
+    if (e->host.port == 0)
         e->host.port = DOCKER_PORT;
-    if (ssh && (!slash || slash[1] == '\0'))
-        config_replace(&e->docker.socket, xstrdup(DOCKER_SOCKET));
+}
+
+static void take_url(struct entry *e, char *url)
+{
+    static const struct {
+        const char *scheme;
+        void (*take)(struct entry *e, char *rest);
+    } kinds[] = {{"tcp", take_tcp_url}, {"ssh", take_ssh_url}, {"unix", take_unix_url}};
+    char *sep = strstr(url, "://");
+
+    if (sep)
+        *sep = '\0';
+    for (size_t i = 0; sep && i < ARRAY_SIZE(kinds); i++)
+        if (strcmp(url, kinds[i].scheme) == 0) {
+            config_replace(&e->docker.scheme, xstrdup(url));
+            kinds[i].take(e, sep + 3);
+            return;
+        }
+    problem(e, "has no URL of an engine; write tcp://ADDRESS[:PORT], "
+               "ssh://[USER@]ADDRESS[:PORT][/SOCKET] or unix:///SOCKET");
 }
 
 /* What the host does not say itself is as it is said for all; a connection without certificates on

@@ -125,6 +125,10 @@ struct driver {
     unsigned (*slots)(struct backend *b);
     /* Adds the labels that its machines have to a comma list of the vmm's own. May be NULL. */
     void (*labels)(struct backend *b, struct buf *out);
+    /* Calls each() for every host that its machines may be on; `why` is NULL for one that is used,
+     * else the reason why not. NULL: there is none but this one. */
+    void (*hosts)(struct backend *b, void (*each)(void *arg, const char *name, const char *why),
+                  void *arg);
     /* Takes a `docker save` archive (path) into the backend under `name` (":latest" where it
      * matters). NULL: not offered. */
     int (*import)(struct backend *b, const char *path, const char *name, struct error *err);

@@ -306,12 +306,57 @@ static int run(const struct config *c, int signal_fd)
     return status;
 }
 
+/* ---- --check-hosts ---- */
+
+static void tell_host(void *arg, const char *name, const char *why)
+{
+    unsigned *bad = arg;
+
+    printf("%s: %s\n", name, why ? why : "ok");
+    *bad += why != NULL;
+}
+
+/* What a start would do up to the first word to Redis: whether each host can be used, and why not.
+ * The log says the same in its own form. */
+static int check_hosts(const struct config *c)
+{
+    const struct driver *driver = driver_find(c->driver);
+    struct error err = ERROR_INIT;
+    struct backend *b = NULL;
+    unsigned bad = 0;
+
+    if (!driver || driver->open(c, &b, &err) < 0) {
+        printf("%s: %s\n", c->driver, driver ? err.msg : "there is no such driver");
+        return 1;
+    }
+    if (driver->hosts)
+        driver->hosts(b, tell_host, &bad);
+    else
+        tell_host(&bad, c->driver, driver->health(b, &err) < 0 ? err.msg : NULL);
+    driver->close(b);
+    return bad ? 1 : 0;
+}
+
+/* Out of argv, the rest of which is every service's. */
+static bool take_flag(int *argc, char **argv, const char *flag)
+{
+    int kept = 1, was = *argc;
+
+    for (int i = 1; i < was; i++)
+        if (strcmp(argv[i], flag) != 0)
+            argv[kept++] = argv[i];
+    argv[kept] = NULL;
+    *argc = kept;
+    return kept < was;
+}
+
 int main(int argc, char **argv)
 {
+    bool check = take_flag(&argc, argv, "--check-hosts");
     struct config *c = config_main(argc, argv, "vmm");
     int signal_fd = signals_open();
     raise_nofile();
-    int status = run(c, signal_fd);
+    int status = check ? check_hosts(c) : run(c, signal_fd);
     close(signal_fd);
     config_free(c);
     return status;

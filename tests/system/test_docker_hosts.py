@@ -7,8 +7,10 @@ What is left is asked of the engines, before the harness takes them down.
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 
 import pytest
 
@@ -69,7 +71,7 @@ def pki(work_dir):
 
 
 @pytest.fixture(scope="module")
-def tls(pki):
+def tls(pki, docker):
     directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
     guard.directory(directory)
     tar, port = image.tarball(), free_port()
@@ -79,9 +81,14 @@ def tls(pki):
     e.port = port
     e.start()
     try:
-        e.load(tar)
-        e.docker("import", "-c", "WORKDIR /home", "-m", ONLY, tar, ONLY, timeout=300)
+        e.load(tar)  # its own, with an id that no other engine's has
+        e.docker("tag", image.NAME, ONLY)
+        same = directory / "image.tar"
+        docker.docker("save", "-o", same, image.NAME, timeout=300)
+        e.docker("load", "-i", same, timeout=300)
+        same.unlink()
         yield e
+        e.docker("tag", ONLY, image.NAME)  # as the next run expects it
     finally:
         e.stop()
         shutil.rmtree(directory, ignore_errors=True)
@@ -92,10 +99,20 @@ def farm(make_farm):
     return make_farm(1)
 
 
+def dangling(e):
+    return set(e.docker("images", "-q", "--filter", "dangling=true").split())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before(tls, docker):
+    for e in (tls, docker):
+        e.dangling = dangling(e)
+
+
 def leftovers(e):
     """What no vmm may leave on an engine: all but one volume for each name that a vmm had."""
     return (e.docker("ps", "-aq", "--filter", "label=milonga.vmm").split() + e.docker("images", "-q", "milonga-autodriver").split() +
-            e.docker("images", "-q", "--filter", "dangling=true").split())
+            list(dangling(e) - e.dangling))
 
 
 def line_tls(tls, pki, address="127.0.0.1", ca=None, client=None, options="slots=2"):
@@ -151,9 +168,9 @@ def test_a_job_on_each_kind_of_host(probe, host):
     assert done.returncode == 0, done.err
     assert done.out == ("autograde\n/home/autograde/autolab\nread-only\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n"
                         "Seccomp:\t2\n")
-    assert "event=docker.autodriver_put" in done.err or "event=host.up" in done.err
+    assert "event=host.up" in done.err
     assert "event=docker.autodriver_put" not in probe.call(line, "health").err  # it is there by now, and no other
-    assert e.docker("volume", "ls", "-q", "--filter", "label=milonga.deployment=mdh").split().__len__() == 1
+    assert len(e.docker("volume", "ls", "-q", "--filter", "label=milonga.deployment=mdh").split()) == 1
     names = dict(x.split() for x in probe.call(line, "images").out.splitlines())
     assert image.NAME in names and not any("autodriver" in n for n in names)
 
@@ -182,7 +199,7 @@ def test_invariant_4_what_a_killed_vmm_left_is_swept(probe, host, step):
     e, line = host
     killed = probe.call(line, "run", image.NAME, makefile=makefile("sleep 60"), **{"kill-after": step})
     assert killed.returncode == -signal.SIGKILL
-    assert len(leftovers(e)) == 1
+    assert leftovers(e)
     assert "it runs" in probe.call(line, "run", image.NAME).out
     assert leftovers(e) == []
 
@@ -214,10 +231,32 @@ def test_what_ssh_says_is_the_reason(probe, farm, docker, pki):
     assert "Permission denied (publickey)" in done.err, done.err
 
 
-def test_a_plain_port_is_refused(probe, docker, pki, tls):
-    """One that speaks no TLS is told as what it is."""
+def test_where_no_engine_listens(probe, pki, tls):
     done = probe.call(line_tls(tls, pki).replace(f":{tls.port}", ":1"), "health")
     assert "127.0.0.1:1: connect: Connection refused" in done.err, done.err
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        def answer():
+            with plain.accept()[0] as c:
+                c.recv(100)
+                c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        done = probe.call(line_tls(tls, pki).replace(f":{tls.port}", f":{plain.getsockname()[1]}"), "health")
+        thread.join(10)
+    assert "wrong version number" in done.err and "--tlsverify" in done.err, done.err
+
+
+def test_a_key_for_nothing_else(probe, farm, docker):
+    """As docs/remote-docker.md restricts it."""
+    key, allowed = farm.dir / "narrow-key", farm.hosts[0].dir / "authorized_keys"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    before = allowed.read_text()
+    allowed.write_text(before + 'restrict,port-forwarding,command="cat" ' + key.with_suffix(".pub").read_text())
+    try:
+        line = line_ssh(farm, docker).replace(f"key={farm.key}", f"key={key}")
+        assert "it runs" in probe.call(line, "run", image.NAME).out
+    finally:
+        allowed.write_text(before)
 
 
 # ---- in an installation ----
@@ -230,6 +269,17 @@ def stack(tls, docker, farm, pki, make_stack):
 
 def machines(e):
     return e.docker("ps", "-q", "--no-trunc", "--filter", "label=milonga.machine").split()
+
+
+def one_on_each(stack, tls, docker, seconds):
+    """Two jobs that run; (id, lab, output) of each."""
+    for e in (tls, docker):
+        wait_for("no machine of before", lambda e=e: machines(e) == [], 20, 0.2)
+    jobs = [stack.tango.submit(f"autograde:\n\t@echo begun; sleep {seconds}; echo ended\n") for _ in range(2)]
+    for ident, _, _ in jobs:
+        stack.tango.wait_output(ident, "begun")
+    assert len(machines(tls)) == 1 and len(machines(docker)) == 1
+    return jobs
 
 
 def events(stack, event, host, mark):
@@ -248,7 +298,6 @@ def test_jobs_on_both_at_once(stack, tls, docker):
 
 
 def test_a_job_goes_where_its_image_is(stack, tls, docker):
-    stack.image = stack.image
     wait_for("the image to be known", lambda: stack.redis.client.hexists("{milonga}:img", ONLY), 30)
     jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 3\n", image=ONLY) for _ in range(2)]
     for ident, _, _ in jobs:
@@ -261,10 +310,7 @@ def test_a_job_goes_where_its_image_is(stack, tls, docker):
 def test_invariant_4_an_engine_killed_in_a_job_costs_that_attempt(stack, tls, docker):
     """The other takes it, the one is out with the reason, and back after its restart with nothing of the past on it."""
     mark = len(stack.vmm.text())
-    jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 5; echo ended\n") for _ in range(2)]
-    for ident, _, _ in jobs:
-        stack.tango.wait_output(ident, "begun")
-    assert len(machines(tls)) == 1 and len(machines(docker)) == 1
+    jobs = one_on_each(stack, tls, docker, 5)
     tls.process.kill()
     try:
         line = wait_for("the engine to be out", lambda: events(stack, "out", "tls", mark), 3 * DEAD_MS / 1000)[0]
@@ -287,10 +333,7 @@ def test_invariant_4_an_engine_killed_in_a_job_costs_that_attempt(stack, tls, do
 def test_invariant_4_a_host_cut_off_costs_that_attempt(stack, farm, tls, docker):
     """Silently: nobody says that the connection has ended."""
     mark = len(stack.vmm.text())
-    jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 4; echo ended\n") for _ in range(2)]
-    for ident, _, _ in jobs:
-        stack.tango.wait_output(ident, "begun")
-    assert len(machines(docker)) == 1
+    jobs = one_on_each(stack, tls, docker, 4)
     farm.hosts[0].cut()
     try:
         wait_for("the host to be out", lambda: events(stack, "out", "far", mark), 4 * DEAD_MS / 1000)
@@ -308,5 +351,22 @@ def test_no_host_left_and_nothing_left(stack, tls, docker):
     for ident in (stack.tango.submit("autograde:\n\t@sleep 1\n")[0] for _ in range(6)):
         assert messages(stack.tango.wait_dead(ident))[-1] == DONE
     stack.stop()
+    for e in (tls, docker):
+        assert leftovers(e) == []
+
+
+def test_check_hosts_says_what_is_missing_where(tls, docker, farm, pki, work_dir):
+    conf = work_dir / "check.conf"
+
+    def check(far):
+        conf.write_text(f"data_dir = {work_dir}/check\ndriver = docker-hosts\ndocker_host = {line_tls(tls, pki)}\ndocker_host = {far}\n"
+                        f"ssh_config = /dev/null\nssh_known_hosts = {farm.known_hosts}\nautodriver = {BUILD / 'autodriver'}\n")
+        done = subprocess.run([BUILD / "milonga-vmm", "--config", conf, "--check-hosts"], env=plain_env(), capture_output=True,
+                              text=True, timeout=60)
+        return done.returncode, done.stdout
+    far = line_ssh(farm, docker)
+    assert check(far) == (0, "tls: ok\nfar: ok\n")
+    code, text = check(far.replace(str(docker.socket), "/nonexistent.sock"))
+    assert code == 1 and text.startswith("tls: ok\nfar: ") and "open failed: connect failed" in text, text
     for e in (tls, docker):
         assert leftovers(e) == []

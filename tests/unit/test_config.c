@@ -67,7 +67,7 @@ static const struct {
     {"tenant-dash.conf", 1, "names a tenant that is not", "write tenant:key"},
     {"keys-empty.conf", 1, "keys is empty", "give at least one key"},
     {"listen-host.conf", 1, "is not an address", "give one such as"},
-    {"driver.conf", 1, "driver = docker2 is not a driver", "give docker, oci, ssh or null"},
+    {"driver.conf", 1, "driver = docker2 is not a driver", "give docker, docker-hosts, oci, ssh or null"},
     {"labels.conf", 1, "holds something that is not a label", "commas between labels"},
     {"insecure-hosts.conf", 1, "holds something that is not a host", "write hosts without scheme"},
     {"docker-url.conf", 1, "is not an engine's URL", "write unix:///path"},
@@ -97,6 +97,20 @@ static const struct {
     {"ssh-twice.conf", 2, "has the name of another host", "a name of its own"},
     {"ssh-images.conf", 1, "names images", "leave images out"},
     {"ssh-label.conf", 1, "has a label that is none", "use a-z"},
+    {"docker-none.conf", 2, "driver = docker-hosts has no host", "add a line docker_host"},
+    {"docker-name.conf", 1, "does not begin with a name", "write NAME URL"},
+    {"docker-plain.conf", 1, "has no URL of an engine", "write tcp://ADDRESS[:PORT]"},
+    {"docker-ca.conf", 1, "has no certificates to check the engine's by", "docker_ca for all"},
+    {"docker-cert.conf", 2, "has no certificate of our own to show", "docker_cert for all"},
+    {"docker-key.conf", 1, "has no private key of our certificate", "docker_key for all"},
+    {"docker-path.conf", 4, "has a path behind the address", "leave it out"},
+    {"docker-user.conf", 4, "has a user, which tcp has not", "certificate says who we are"},
+    {"docker-port.conf", 1, "has a port that is not one", "1 to 65535"},
+    {"docker-socket.conf", 1, "has no absolute path of a socket", "write unix:///SOCKET"},
+    {"docker-option.conf", 1, "has an unknown option", "those are slots, labels, ca, cert and key"},
+    {"docker-ssh-ca.conf", 1, "has ca or cert, which only tcp:// uses", "leave them out"},
+    {"docker-unix-key.conf", 1, "has a key, which a socket of this machine does not need", "leave it out"},
+    {"docker-twice.conf", 2, "has the name of another host", "a name of its own"},
     /* clang-format on */
 };
 
@@ -537,10 +551,10 @@ static void test_the_table_is_sound(void **state)
 }
 
 /* The whole struct is in the table: with every field set there is no zero hole in it. The table's
- * fields and the two parsed lists must add up to its size. */
+ * fields and the three parsed lists must add up to its size. */
 static void test_the_table_covers_the_struct(void **state)
 {
-    size_t bytes = 2 * (sizeof(void *) + sizeof(size_t)), bools = 0;
+    size_t bytes = 3 * (sizeof(void *) + sizeof(size_t)), bools = 0;
 
     (void)state;
     for (size_t i = 0; i < config_key_ct; i++)
@@ -582,6 +596,43 @@ static void test_milonga_conf_shows_every_key_with_its_default(void **state)
 }
 
 /* Lines add up within a source; a stronger one begins anew. */
+static void test_docker_hosts(void **state)
+{
+    struct config *c = load_ok(file_with(
+        "driver = docker-hosts\nssh_host = other lab-host\ndocker_ca = /ca\ndocker_cert = /c\n"
+        "docker_key = /k\ndocker_host = one tcp://10.0.0.1 slots=4 labels=gpu key=/k1 ca=/ca1\n"
+        "docker_host = two tcp://[fe80::1]:2377\n"
+        "docker_host = three ssh://grader@10.0.0.3:2222/run/engine.sock key=/s\n"
+        "docker_host = four ssh://lab\ndocker_host = five unix:///run/docker.sock\n"));
+    const struct config_docker_host *h = c->docker_hosts;
+
+    (void)state;
+    assert_int_equal(c->ssh_host_ct, 1);
+    assert_int_equal(c->docker_host_ct, 5);
+    assert_string_equal(h[0].scheme, "tcp");
+    assert_string_equal(h[0].at.name, "one");
+    assert_string_equal(h[0].at.address, "10.0.0.1");
+    assert_int_equal(h[0].at.port, 2376);
+    assert_int_equal(h[0].at.slots, 4);
+    assert_string_equal(h[0].at.labels, "gpu");
+    assert_string_equal(h[0].ca, "/ca1");
+    assert_string_equal(h[0].cert, "/c");
+    assert_string_equal(h[0].at.key, "/k1");
+    assert_string_equal(h[1].at.address, "fe80::1");
+    assert_int_equal(h[1].at.port, 2377);
+    assert_string_equal(h[1].at.key, "/k");
+    assert_string_equal(h[2].scheme, "ssh");
+    assert_string_equal(h[2].at.user, "grader");
+    assert_int_equal(h[2].at.port, 2222);
+    assert_string_equal(h[2].socket, "/run/engine.sock");
+    assert_string_equal(h[2].at.key, "/s");
+    assert_string_equal(h[3].socket, "/var/run/docker.sock");
+    assert_string_equal(h[3].at.key, "");
+    assert_string_equal(h[4].scheme, "unix");
+    assert_string_equal(h[4].socket, "/run/docker.sock");
+    config_free(c);
+}
+
 static void test_ssh_hosts(void **state)
 {
     static const char text[] =
@@ -755,6 +806,7 @@ int main(void)
         TEST(test_the_table_covers_the_struct),
         TEST(test_milonga_conf_shows_every_key_with_its_default),
         TEST(test_ssh_hosts),
+        TEST(test_docker_hosts),
         TEST(test_the_manual_shows_every_key_with_its_default),
         TEST(test_help_names_every_key),
         TEST(test_main_options),

@@ -366,6 +366,17 @@ static void hosts_labels(struct backend *b, struct buf *out)
     }
 }
 
+static void hosts_hosts(struct backend *b,
+                        void (*each)(void *arg, const char *name, const char *why), void *arg)
+{
+    struct docker_hosts *all = hosts_of(b);
+
+    pthread_mutex_lock(&all->lock);
+    for (size_t i = 0; i < all->host_ct; i++)
+        each(arg, all->hosts[i].spec->at.name, all->hosts[i].up ? NULL : all->hosts[i].why);
+    pthread_mutex_unlock(&all->lock);
+}
+
 static int hosts_health(struct backend *b, struct error *err)
 {
     struct docker_hosts *all = hosts_of(b);
@@ -616,6 +627,7 @@ const struct driver driver_docker_hosts = {
     .fits = hosts_fits,
     .slots = hosts_slots,
     .labels = hosts_labels,
+    .hosts = hosts_hosts,
     .import = hosts_import,
     .remove_image = hosts_remove_image,
 };

@@ -94,13 +94,13 @@ static int load_files(const struct config_docker_host *s, SSL_CTX *ctx, struct e
         bad = "cert", path = s->cert;
     else if (SSL_CTX_use_PrivateKey_file(ctx, s->at.key, SSL_FILETYPE_PEM) != 1)
         bad = "key", path = s->at.key;
-    if (bad)
-        return err_set(err, ERR_TEMPORARY, EINVAL, "%s = %s cannot be used: %s; give a PEM file",
-                       bad, path, reason());
-    if (SSL_CTX_check_private_key(ctx) != 1)
+    if (bad && ERR_GET_REASON(ERR_peek_error()) == X509_R_KEY_VALUES_MISMATCH)
         return err_set(err, ERR_TEMPORARY, EINVAL,
                        "key = %s is not the private key of cert = %s; give the pair", s->at.key,
                        s->cert);
+    if (bad)
+        return err_set(err, ERR_TEMPORARY, EINVAL, "%s = %s cannot be used: %s; give a PEM file",
+                       bad, path, reason());
     return 0;
 }
 
@@ -111,21 +111,9 @@ static int no_passphrase(char *buf, int size, int writing, void *arg)
     return 0;
 }
 
-static int make_context(struct relay *r, struct error *err)
-{
-    r->ctx = SSL_CTX_new(TLS_client_method());
-    if (!r->ctx)
-        abort(); /* out of memory: mem.h */
-    SSL_CTX_set_min_proto_version(r->ctx, TLS1_2_VERSION);
-    SSL_CTX_set_verify(r->ctx, SSL_VERIFY_PEER, NULL);
-    SSL_CTX_set_default_passwd_cb(r->ctx, no_passphrase);
-    return load_files(r->spec, r->ctx, err);
-}
-
 /* For whom the certificate is, so that the operator need not find out. */
-static void names_of(SSL *ssl, char *out, size_t size)
+static void names_of(X509 *cert, char *out, size_t size)
 {
-    X509 *cert = SSL_get1_peer_certificate(ssl);
     GENERAL_NAMES *names = cert ? X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL) : NULL;
     BIO *text = BIO_new(BIO_s_mem());
     int ct = names && text ? sk_GENERAL_NAME_num(names) : 0;
@@ -144,21 +132,40 @@ static void names_of(SSL *ssl, char *out, size_t size)
         snprintf(out, size, "nobody (it has no subjectAltName)");
     BIO_free(text);
     GENERAL_NAMES_free(names);
-    X509_free(cert);
+}
+
+/* A certificate that is refused is not to be had any more afterwards. */
+static int on_verify(int ok, X509_STORE_CTX *store)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+    char *names = ssl ? SSL_get_app_data(ssl) : NULL;
+
+    if (!ok && names)
+        names_of(X509_STORE_CTX_get0_cert(store), names, NAMES_MAX);
+    return ok;
+}
+
+static int make_context(struct relay *r, struct error *err)
+{
+    r->ctx = SSL_CTX_new(TLS_client_method());
+    if (!r->ctx)
+        abort(); /* out of memory: mem.h */
+    SSL_CTX_set_min_proto_version(r->ctx, TLS1_2_VERSION);
+    SSL_CTX_set_verify(r->ctx, SSL_VERIFY_PEER, on_verify);
+    SSL_CTX_set_default_passwd_cb(r->ctx, no_passphrase);
+    return load_files(r->spec, r->ctx, err);
 }
 
 static int explain(struct relay *r, SSL *ssl, struct error *err)
 {
     const struct config_docker_host *s = r->spec;
     long verdict = SSL_get_verify_result(ssl);
-    char names[NAMES_MAX];
 
     if (verdict == X509_V_ERR_HOSTNAME_MISMATCH || verdict == X509_V_ERR_IP_ADDRESS_MISMATCH) {
-        names_of(ssl, names, sizeof(names));
         return err_set(err, ERR_TEMPORARY, EACCES,
                        "the certificate of %s:%d is not for %s but for %s; give the address that "
                        "it names, or the engine a certificate for this one",
-                       s->at.address, s->at.port, s->at.address, names);
+                       s->at.address, s->at.port, s->at.address, (char *)SSL_get_app_data(ssl));
     }
     if (verdict != X509_V_OK)
         return err_set(err, ERR_TEMPORARY, EACCES,
@@ -264,6 +271,7 @@ static int shake_hands(struct relay *r, SSL *ssl, int fd, int64_t deadline, int 
 /* A connection that is ready to carry; the caller's to hang_up(). */
 static int call_up(struct relay *r, int64_t deadline, int stop_fd, SSL **ret, struct error *err)
 {
+    char names[NAMES_MAX] = "";
     int fd = -1;
     int rc = dial(r, deadline, stop_fd, &fd, err);
 
@@ -272,8 +280,10 @@ static int call_up(struct relay *r, int64_t deadline, int stop_fd, SSL **ret, st
     SSL *ssl = SSL_new(r->ctx);
     if (!ssl || SSL_set_fd(ssl, fd) != 1)
         abort();
+    SSL_set_app_data(ssl, names);
     set_name(ssl, r->spec->at.address);
     rc = shake_hands(r, ssl, fd, deadline, stop_fd, err);
+    SSL_set_app_data(ssl, NULL);
     if (rc == 0) {
         *ret = ssl;
         return 0;

@@ -531,6 +531,15 @@ static void ssh_labels(struct backend *b, struct buf *out)
     }
 }
 
+static void ssh_hosts(struct backend *b, void (*each)(void *arg, const char *name, const char *why),
+                      void *arg)
+{
+    pthread_mutex_lock(&b->lock);
+    for (size_t i = 0; i < b->host_ct; i++)
+        each(arg, b->hosts[i].spec->name, b->hosts[i].up ? NULL : b->hosts[i].why);
+    pthread_mutex_unlock(&b->lock);
+}
+
 static int ssh_health(struct backend *b, struct error *err)
 {
     struct buf why = BUF_INIT(400);
@@ -730,4 +739,5 @@ const struct driver driver_ssh = {
     .fits = ssh_fits,
     .slots = ssh_slots,
     .labels = ssh_labels,
+    .hosts = ssh_hosts,
 };
