@@ -256,8 +256,8 @@ int callback_new(const struct config *cfg, const char *url, const char *output_f
 }
 
 int callback_new_signed(const struct config *cfg, const struct job *job, const char *id,
-                        const char *verdict, char *content, size_t len, struct callback **ret,
-                        struct error *err)
+                        const char *verdict, int64_t finished_ms, char *content, size_t len,
+                        struct callback **ret, struct error *err)
 {
     cleanup_free char *owned = content;
     char signature[WEBHOOK_SIGNATURE], line[160], message[40];
@@ -268,7 +268,7 @@ int callback_new_signed(const struct config *cfg, const struct job *job, const c
         return rc;
     len = utf8_clean(owned, len);
     buf_init(&(*ret)->body, SIZE_MAX);
-    webhook_body(&(*ret)->body, job, id, verdict, owned, len, now);
+    webhook_body(&(*ret)->body, job, id, verdict, owned, len, finished_ms);
     snprintf(message, sizeof(message), "job_%s", id);
     if (webhook_sign(job->callback_secret, message, now / 1000, (*ret)->body.data, (*ret)->body.len,
                      signature) < 0) {

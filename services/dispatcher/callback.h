@@ -30,10 +30,10 @@ struct callback_result {
 int callback_new(const struct config *cfg, const char *url, const char *output_file, char *content,
                  size_t len, struct callback **ret, struct error *err);
 /* The same in the signed form (webhook.h), for a job with a secret; the id of the message is the
- * job's, so it is the same at each try. */
+ * job's, so it is the same at each try, and so is the body. */
 int callback_new_signed(const struct config *cfg, const struct job *job, const char *id,
-                        const char *verdict, char *content, size_t len, struct callback **ret,
-                        struct error *err);
+                        const char *verdict, int64_t finished_ms, char *content, size_t len,
+                        struct callback **ret, struct error *err);
 void callback_free(struct callback *c); /* not while its handle is in a multi */
 
 /* The handle to put into a multi; its CURLOPT_PRIVATE is `owner`. */

@@ -222,8 +222,8 @@ static int prepare(struct outbox *o, const redisReply *e, struct callback **ret,
     if (rc < 0)
         return rc;
     if (job->callback_secret)
-        return callback_new_signed(o->d->cfg, job, reply_str(e, 0), reply_str(e, 4), content, len,
-                                   ret, err);
+        return callback_new_signed(o->d->cfg, job, reply_str(e, 0), reply_str(e, 4),
+                                   reply_num(e, 5), content, len, ret, err);
     return callback_new(o->d->cfg, job->callback_url, job->output_file, content, len, ret, err);
 }
 

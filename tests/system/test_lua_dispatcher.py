@@ -245,7 +245,8 @@ def test_outbox(rig, fence):
     reply = ev(accepted + 100)
     assert reply[2:] == [] and int(reply[1]) == accepted + 1500
     reply = ev(accepted + 1600)
-    assert reply[2][0] == str(job).encode() and reply[2][2:] == [b"a" * 64, b"0", b"infrastructure"]
+    assert reply[2][0] == str(job).encode() and reply[2][2:5] == [b"a" * 64, b"0", b"infrastructure"]
+    assert reply[2][5] == rig.redis.hget(rig.key(f"j:{job}"), "ft")
     assert ev(accepted + 2000)[2:] == []  # in somebody's hands
     assert ev(accepted + 2700)[2][0] == str(job).encode()  # who has died
     done = lambda *a: rig.eval("dispatcher", "outbox_done", fence, job, *a)
