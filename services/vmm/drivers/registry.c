@@ -6,11 +6,7 @@
 
 /* Every backend, a line each. */
 static const struct driver *const drivers[] = {
-    &driver_null,
-    &driver_docker,
-    &driver_docker_hosts,
-    &driver_oci,
-    &driver_ssh,
+    &driver_null, &driver_docker, &driver_docker_hosts, &driver_oci, &driver_ssh,
 };
 
 const struct driver *driver_find(const char *name)
