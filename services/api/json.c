@@ -113,6 +113,25 @@ static int decode_objects(const json_t *v, const struct json_field *f, struct js
     return 0;
 }
 
+static int check_closed(const struct json_field *f, const json_t *v, char *why, size_t size)
+{
+    const char *key;
+    json_t *member;
+
+    json_object_foreach((json_t *)v, key, member)
+    {
+        const struct json_field *known = f->sub;
+
+        while (known->key && strcmp(known->key, key) != 0)
+            known++;
+        if (!known->key) {
+            snprintf(why, size, "'%s' has no member '%.60s' here", f->key, key);
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int decode_field(const json_t *v, const struct json_field *f, void *at, char *why,
                         size_t size)
 {
@@ -137,6 +156,8 @@ static int decode_field(const json_t *v, const struct json_field *f, void *at, c
     case JF_OBJECT:
         if (!json_is_object(v))
             return wrong_type(f, "an object", v, why, size);
+        if ((f->flags & JF_CLOSED) && check_closed(f, v, why, size) < 0)
+            return -1;
         return json_decode(v, f->sub, at, why, size);
     }
     return -1;

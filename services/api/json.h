@@ -7,7 +7,8 @@
  * - one object, UTF-8, nothing behind it but white space; an object with the same key twice is
  * refused;
  * - integers beyond 64 bits and reals beyond a double are refused; no \u0000 in strings;
- * - keys that the table does not name are skipped, so that newer and older clients may send more;
+ * - keys that the table does not name are skipped, so that newer and older clients may send more,
+ *   but in an object that is closed (JF_CLOSED);
  * - fields are looked at in the order of the table: the first that is missing or of the wrong type
  * is told;
  * - strings are at most `max` bytes, arrays at most `max` elements. */
@@ -30,6 +31,7 @@ enum json_field_kind {
 enum json_field_flag {
     JF_REQUIRED = 1, /* missing: the text is the key in single quotes, as Python's KeyError */
     JF_NULL = 2,     /* null is as if it were absent (but present, if required) */
+    JF_CLOSED = 4,   /* JF_OBJECT: a key that `sub` does not name is refused, not skipped */
 };
 
 struct json_list {

@@ -64,7 +64,8 @@ static const struct json_field request_fields[] = {
     {"disable_network", JF_TRUE, 0, offsetof(struct request, disable_network)},
     {"notifyURL", JF_STRING, JF_NULL, offsetof(struct request, notify_url), URL_MAX},
     {"max_kb", JF_NUMBER, JF_NULL, offsetof(struct request, max_kb)},
-    {"limits", JF_OBJECT, JF_NULL, offsetof(struct request, limits), 0, limit_fields},
+    /* closed: a limit that is not understood is not held */
+    {"limits", JF_OBJECT, JF_NULL | JF_CLOSED, offsetof(struct request, limits), 0, limit_fields},
     {"labels", JF_STRINGS, JF_NULL, offsetof(struct request, labels), JOB_MAX_LABELS},
     {NULL},
 };

@@ -520,7 +520,7 @@ def test_unread_pipe_kills_the_job(machine):
     assert m.proc.wait(5) == 4 and gone()
 
 
-def test_lease(machine):
+def test_invariant_3_lease(machine):
     m = machine()
     m.start({"job.sh": "sleep 100"}, argv="sh\tjob.sh", lease_ms=400)
     for _ in range(6):

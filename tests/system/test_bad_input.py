@@ -118,7 +118,7 @@ def test_bad_path(stack, method, path):
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "-x", "a\tb", "x" * 300, ""])
-def test_bad_file_name(stack, name):
+def test_invariant_9_bad_file_name(stack, name):
     status, _, data = stack.tango.raw("POST", "/upload/test/lab/", b"x", {"Filename": name})
     assert status in (400, 500) or json.loads(data)["statusId"] == -1, data
     assert list(stack.tango.open("lab")["files"]) == ["Makefile"]
@@ -166,7 +166,7 @@ def test_not_http(stack, text):
     assert list(stack.tango.open("lab")["files"]) == ["Makefile"]
 
 
-def test_tenants_do_not_see_each_other(make_stack):
+def test_invariant_9_tenants_do_not_see_each_other(make_stack):
     stack = make_stack(driver="null", keys="one:k1,two:k2,two:k2new")
     one, two, new = (Tango(stack.ports[0], key, stack.image) for key in ("k1", "k2", "k2new"))
     ident, lab, output = two.submit("autograde:\n\t@true\n")

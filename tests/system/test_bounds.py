@@ -28,7 +28,7 @@ def test_nobody_is_waited_for_when_no_worker_is_up(make_stack):
     assert stack.redis.client.hget("{milonga}:wish", tango.image).startswith(b"2 ")  # it stands
 
 
-def test_jobs_are_bounded_by_count_and_by_bytes(make_stack):
+def test_invariant_10_jobs_are_bounded_by_count_and_by_bytes(make_stack):
     stack = make_stack(driver="null", max_live_jobs="13", max_live_bytes="1M")
     tango = stack.tango
     tango.open("lab")

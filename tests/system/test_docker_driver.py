@@ -53,7 +53,7 @@ def driver(engine, work_dir):
     assert d.list() == []
 
 
-def test_one_life_leaves_nothing(driver):
+def test_invariant_4_one_life_leaves_nothing(driver):
     done = driver.job("id -un; pwd; cat")
     assert done.returncode == 0, done.err
     assert done.out == "autograde\n/home/autograde/autolab\n"
@@ -87,7 +87,7 @@ def test_memory_kill_is_told(driver):
 
 
 @pytest.mark.parametrize("step", ["init", "ready", "load", "go"])
-def test_a_vmm_that_was_killed_leaves_what_its_successor_finds(driver, step):
+def test_invariant_4_a_vmm_that_was_killed_leaves_what_its_successor_finds(driver, step):
     assert driver.job("sleep 30", id=4000, **{"kill-after": step}).returncode == -signal.SIGKILL
     assert driver.list() == [f"mdd-4000-{image.NAME}"]
     # Under the same name again: what is there is ours, and goes.

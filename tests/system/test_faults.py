@@ -51,7 +51,7 @@ class Running:
 
 
 @pytest.mark.parametrize("victim", ["api", "dispatcher", "vmm"])
-def test_killed_and_restarted(make_stack, receiver, victim):
+def test_invariant_4_killed_and_restarted(make_stack, receiver, victim):
     stack = make_stack(driver="oci")
     job = Running(stack, receiver)
     process = getattr(stack, victim)
@@ -63,7 +63,7 @@ def test_killed_and_restarted(make_stack, receiver, victim):
     stack.stop()
 
 
-def test_standby_takes_over(make_stack, receiver):
+def test_invariant_4_standby_takes_over(make_stack, receiver):
     stack = make_stack(driver="oci", dispatchers=2)
     holder = stack.redis.client.hget("{milonga}:lead", "holder").decode()
     job = Running(stack, receiver)
@@ -74,7 +74,7 @@ def test_standby_takes_over(make_stack, receiver):
     stack.stop()
 
 
-def test_lost_vmm_is_replaced_by_another(make_stack, receiver):
+def test_invariant_4_lost_vmm_is_replaced_by_another(make_stack, receiver):
     stack = make_stack(driver="oci", vmms=2)
     job = Running(stack, receiver)
     lost = next(v for v in stack.vmms if stack.redis.client.hlen(f"{{milonga}}:vmm:{v.env['MILONGA_VMM_NAME']}:run"))
@@ -85,7 +85,7 @@ def test_lost_vmm_is_replaced_by_another(make_stack, receiver):
     stack.stop()
 
 
-def test_paused_vmm_changes_nothing_when_it_wakes(make_stack, receiver):
+def test_invariant_3_paused_vmm_changes_nothing_when_it_wakes(make_stack, receiver):
     stack = make_stack(driver="oci", vmms=2)
     job = Running(stack, receiver)
     paused = next(v for v in stack.vmms if stack.redis.client.hlen(f"{{milonga}}:vmm:{v.env['MILONGA_VMM_NAME']}:run"))
@@ -102,7 +102,7 @@ def test_paused_vmm_changes_nothing_when_it_wakes(make_stack, receiver):
 
 
 @pytest.mark.parametrize("gap", [0.2, 3])
-def test_redis_killed_and_restarted(make_stack, receiver, gap):
+def test_invariant_4_redis_killed_and_restarted(make_stack, receiver, gap):
     """Both within and beyond the leases."""
     stack = make_stack(driver="oci")
     job = Running(stack, receiver)
@@ -139,7 +139,7 @@ def test_ids_are_never_reused_after_redis_lost_everything(make_stack):
     stack.stop()
 
 
-def test_everything_killed_at_once(make_stack, receiver):
+def test_invariant_4_everything_killed_at_once(make_stack, receiver):
     stack = make_stack(driver="oci")
     job = Running(stack, receiver)
     for p in [*stack.processes, stack.redis.process]:

@@ -17,7 +17,7 @@ def states(stack, idents, field):
     return pipe.execute()
 
 
-def test_two_hundred_running_jobs_are_handed_back(make_stack):
+def test_invariant_5_two_hundred_running_jobs_are_handed_back(make_stack):
     stack = make_stack(driver="null", slots=COUNT, stop_hands_back="yes")
     lab = "many"
     stack.tango.open(lab)

@@ -3,6 +3,7 @@
 import pytest
 
 from dispatcher_rig import DIGEST, PREFIX, Vmm
+from harness.stack import ROOT
 from test_lua_dispatcher import assign, due, fence, now, place, rig, server  # noqa: F401 (fixtures)
 
 FAR = 40000  # beyond every wait
@@ -35,10 +36,44 @@ def run(rig, fence, v, *jobs):
         assert v.step(job, "r") == b"ok"
 
 
+# ---- tokens ----
+
+STALE = {  # script of an attempt: what it is given behind id and token
+    "step": ("r", "executed", 1, "x"), "output": (0, "late"), "giveback": (1, 0, 1, "failed", "late"),
+    "commit": (1, "success", "b" * 64, 4, "late", 0),
+}
+
+
+def test_invariant_3_each_script_that_takes_a_token_is_tried_here():
+    lua = (ROOT / "services/vmm/lua").glob("*.lua")
+    takers = {p.stem for p in lua if "-- ARGV: id, token" in p.read_text()}
+    assert takers == set(STALE)
+
+
+@pytest.mark.parametrize("name", STALE)
+@pytest.mark.parametrize("when", ["queued again", "with another", "finished"])
+def test_invariant_3_a_stale_token_changes_nothing(rig, fence, name, when):
+    first, second = Vmm(rig, "v1"), Vmm(rig, "v2")
+    job = rig.accept()
+    run(rig, fence, first, job)
+    stale = first.held[job]
+    lose(rig, fence, first, "reclaim")
+    if when != "queued again":
+        due(rig, fence, at=now() + FAR)
+        assign(rig, fence, (rig.get(f"j:{job}", "pl"), "v2", 9))
+        second.take()
+        assert second.step(job, "r") == b"ok"
+    if when == "finished":
+        assert second.commit(job, "a" * 64) == b"ok"
+    before = {k: rig.redis.dump(k) for k in rig.redis.keys()}
+    assert rig.eval("vmm", name, job, stale, *STALE[name])[0] == b"fenced"
+    assert {k: rig.redis.dump(k) for k in rig.redis.keys()} == before
+
+
 # ---- lost workers ----
 
 @pytest.mark.parametrize("how", ["reclaim", "register"])
-def test_who_ran_alone_is_charged_and_set_apart_at_three(rig, fence, how):
+def test_invariant_5_who_ran_alone_is_charged_and_set_apart_at_three(rig, fence, how):
     v = Vmm(rig)
     job = rig.accept()
     for i in range(3):
@@ -71,7 +106,7 @@ def test_who_ran_with_others_is_a_suspect_and_not_charged(rig, fence, how):
         assert rig.get(f"j:{j}", "c") is None and not text_of(rig, j).endswith("alone")
 
 
-def test_the_wait_grows_and_is_jittered(rig, fence):
+def test_invariant_5_the_wait_grows_and_is_jittered(rig, fence):
     v = Vmm(rig, slots=8)
     jobs = [rig.accept() for _ in range(6)]
     waits = []

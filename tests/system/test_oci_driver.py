@@ -122,7 +122,7 @@ def test_network_by_slirp_reaches_out_and_not_the_loopback(host):
         assert children.stdout == ""
 
 
-def test_network_that_cannot_be_had_is_refused_at_start(host):
+def test_invariant_7_network_that_cannot_be_had_is_refused_at_start(host):
     host.env.update(MILONGA_OCI_NETWORK="slirp", MILONGA_OCI_CRUN=shutil.which("crun"), PATH=str(host.data))
     done = host.probe("run", "host", makefile="all:\\n\\ttrue\\n", network=1)
     assert done.returncode != 0 and "apt-get install slirp4netns, or set oci_network = none" in done.stderr

@@ -89,7 +89,7 @@ class Breakable:
             self.flag.unlink()
 
 
-def test_broken_backend_charges_nobody(make_stack, work_dir):
+def test_invariant_5_broken_backend_charges_nobody(make_stack, work_dir):
     crun = Breakable(pathlib.Path(work_dir))
     stack = make_stack(driver="oci", oci_crun=crun.path, retry_base_ms="100ms", retry_cap_ms="1s")
     key = f"{{milonga}}:vmm:{stack.vmm.env['MILONGA_VMM_NAME']}"

@@ -218,7 +218,7 @@ static void test_add_from_outside(void **state)
 
 /* The v2 side on hybrid machines, where that hierarchy has no controllers to limit with: all but
  * limits. */
-static void test_v2_without_controllers(void **state)
+static void test_invariant_7_v2_without_controllers(void **state)
 {
     struct cgroup_tree v2 = {.path = tree->path, .count = 1, .mode = "v2"};
     struct cgroup_tree *own = tree;
@@ -276,7 +276,7 @@ int main(void)
         cmocka_unit_test(test_mountinfo_homes),     cmocka_unit_test(test_memory_limit_kills),
         cmocka_unit_test(test_pids_limit_and_kill), cmocka_unit_test(test_cpu_limit_and_usage),
         cmocka_unit_test(test_fork_bomb_is_ended),  cmocka_unit_test(test_names),
-        cmocka_unit_test(test_add_from_outside),    cmocka_unit_test(test_v2_without_controllers),
+        cmocka_unit_test(test_add_from_outside),    cmocka_unit_test(test_invariant_7_v2_without_controllers),
     };
 
     if (geteuid() != 0) {
