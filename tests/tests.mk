@@ -36,7 +36,7 @@ compose: all ## docker-compose.yml from nothing to nothing, on an engine of its 
 	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) -m pytest -q tests/system/test_compose.py -m compose $(PYTEST_ARGS)
 packages: ## the Debian package built, judged, installed and removed, as root
 	$(PYTHON) -m pytest -q tests/system/test_deb.py -m packages $(PYTEST_ARGS)
-points: ## every crash point: all on null, those of machines on oci and docker; the judge's own tests
+points: ## crash points: all on null, most on oci, those of machines on docker; each state of a job on both; the judge's own tests
 	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
 	$(PYTHON) -m pytest -q tests/chaos
 	MILONGA_BUILD=$(abspath $(B))/crash $(PYTHON) tests/chaos/points.py $(or $(POINTS_ARGS),--short)
