@@ -136,7 +136,10 @@ static void refuse(struct conn *c, int status, const char *type, const char *bod
     c->refusal = xasprintf("HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: %s\r\n"
                            "Content-Length: %zu\r\n%s\r\n%s",
                            status, reply_reason(status), type, strlen(body),
-                           status == 503 ? "Retry-After: 5\r\n" : "", body);
+                           status == 503   ? "Retry-After: 5\r\n"
+                           : status == 401 ? "WWW-Authenticate: Bearer realm=\"milonga\"\r\n"
+                                           : "",
+                           body);
     iov = h2o_iovec_init(c->refusal, strlen(c->refusal));
     release(c);
     c->state = CONN_REFUSED;

@@ -77,7 +77,7 @@ static bool etag_matches(const struct call *c, const char *etag)
 static bool begin(struct call *c, int status, const char *type, const char *etag, size_t len)
 {
     h2o_req_t *req = c->req;
-    bool same = etag && *etag && status == 200 && etag_matches(c, etag);
+    bool same = etag && *etag && (status == 200 || status == 206) && etag_matches(c, etag);
 
     req->res.status = same ? 304 : status;
     req->res.reason = reply_reason(req->res.status);

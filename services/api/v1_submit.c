@@ -277,7 +277,7 @@ static void take_body(struct submission *s, const json_t *body, const struct cal
 /* ---- Answers ---- */
 
 /* When there is room again, from how fast jobs have been finishing. */
-static void too_many(struct call *c, uint64_t finished)
+static void too_many(struct call *c, const char *why, uint64_t finished)
 {
     uint64_t wait = finished ? RATE_WINDOW_S / finished + 1 : RETRY_AFTER_MAX;
     char text[24];
@@ -285,9 +285,10 @@ static void too_many(struct call *c, uint64_t finished)
     snprintf(text, sizeof(text), "%" PRIu64, wait < RETRY_AFTER_MAX ? wait : RETRY_AFTER_MAX);
     call_add_header(c, "retry-after", text);
     problem(c, 429, "queue-full",
-            "There are max_live_jobs (%" PRId64 ") jobs already; %" PRIu64
+            "%s (max_live_jobs %" PRId64 ", max_live_bytes %" PRId64 "); %" PRIu64
             " have finished in the last %d s",
-            c->loop->server->cfg->max_live_jobs, finished, RATE_WINDOW_S);
+            why, c->loop->server->cfg->max_live_jobs, c->loop->server->cfg->max_live_bytes,
+            finished, RATE_WINDOW_S);
 }
 
 static void reply_accepted(struct call *c, int status, uint64_t id)
@@ -333,7 +334,7 @@ static void accepted(void *arg, const struct core_answer *a)
     else if (a->status == CORE_OK)
         reply_accepted(c, 201, a->id);
     else if (a->status == CORE_FULL)
-        too_many(c, a->slots);
+        too_many(c, a->why, a->slots);
     else if (a->status == CORE_TOO_BIG)
         too_big(c, a->why);
     else

@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from harness import v1 as api
+
 pytestmark = pytest.mark.fast
 
 MAKEFILE = "autograde:\n\t@echo hello\n"
@@ -43,6 +45,10 @@ def test_invariant_10_jobs_are_bounded_by_count_and_by_bytes(make_stack):
         ids.append(int(answer["jobId"]))
     assert str(answer["statusMsg"]).startswith("JobQueue is full: ") and "max_live_bytes" in answer["statusMsg"]
     assert 8 < len(ids) < 13
+    v1 = api.V1(stack.ports[0])
+    full = v1.call("POST", "/v1/jobs", {**v1.submission("lab", tango.image), "files": [
+        {"name": "Makefile"}, *({"name": "Makefile", "dest": f"{i:0200d}"} for i in range(340))]}, want=429)
+    assert full.code == "queue-full" and "max_live_bytes" in full.json["detail"]
     while len(ids) < 13:
         ids.append(int(add(tango)["jobId"]))
     assert add(tango) == {"statusId": -1, "statusMsg": "JobQueue is full"}

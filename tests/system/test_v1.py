@@ -76,7 +76,8 @@ def test_unknown_routes_methods_and_versions_are_told_apart(v1):
 def test_keys_and_scopes(v1):
     for key in (None, "wrong", ""):
         assert api.V1(v1.port, key).call("GET", "/v1/jobs", want=401).code == "unauthorized"
-    assert api.V1(v1.port, None).raw("PUT", "/v1/labs/x/files/y", b"x" * 200000).status == 401
+    early = api.V1(v1.port, None).raw("PUT", "/v1/labs/x/files/y", b"x" * 200000)
+    assert early.status == 401 and early.headers["www-authenticate"].startswith("Bearer")
     looker = as_key(v1, "looker")
     looker.get("/v1/jobs")
     assert looker.call("PUT", "/v1/labs/nope", want=403).code == "forbidden"
@@ -131,6 +132,8 @@ def test_a_job_from_submission_to_feedback(v1, stack):
     assert hashlib.sha256(feedback).hexdigest() == job["feedback"]["sha256"]
     assert v1.get(f"/v1/jobs/{ident}/output", want=206, headers={"Range": "bytes=90-"}).body == output.body[90:]
     assert v1.get(f"/v1/jobs/{ident}/output", want=416, headers={"Range": "bytes=100-"})
+    same = {"Range": "bytes=90-", "If-None-Match": output.headers["etag"]}
+    assert v1.get(f"/v1/jobs/{ident}/output", want=304, headers=same).body == b""
     usage = job["usage"]
     assert usage["exit_status"] == 0 and usage["signal"] is None and usage["output_bytes"] == 100
     assert 20 <= usage["wall_ms"] < 20000
@@ -364,6 +367,17 @@ def test_vmms_pools_images(v1, stack):
     assert v1.call("DELETE", f"/v1/pools/{stack.image}", want=404)
     stats = v1.get("/v1/stats").json
     assert stats["vmms_up"] == 1 and stats["slots"] == 4 and stats["state_ms"]["total"]["count"] > 0
+
+
+def test_why_of_a_record_that_lost_its_placement(v1, stack):
+    ident = v1.submit(LINE + "output=1", "noplace", stack.image, labels=["nosuch"])
+    placement = stack.redis.client.hget(f"{{milonga}}:j:{ident}", "pl")
+    stack.redis.client.hdel(f"{{milonga}}:j:{ident}", "pl")
+    try:
+        assert v1.raw("GET", f"/v1/jobs/{ident}/why").status == 200
+    finally:
+        stack.redis.client.hset(f"{{milonga}}:j:{ident}", "pl", placement)
+    v1.call("POST", f"/v1/jobs/{ident}/cancel", want=200)
 
 
 def test_a_full_queue_says_when_to_come_again(v1, stack):

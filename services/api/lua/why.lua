@@ -8,7 +8,7 @@ if h[1] ~= ARGV[1] then return {'none'} end
 local text = h[4] and call('HGET', P .. 'pln', h[4]) or ''
 local reply = {'ok', h[2] or '', h[3] or '4', text, '', '', '', h[5] or '0', h[6] or '',
   tostring(call('ZCOUNT', P .. 'dead', ARGV[3] - 300000, '+inf')), text == '' and call('GET', P .. 'b:' .. id) or ''}
-if h[2] == 'q' then
+if h[2] == 'q' and h[4] then
   local q = P .. 'q:' .. h[4]
   local rank, score = call('ZRANK', q, id), call('ZSCORE', q, id)
   if rank then
