@@ -195,7 +195,7 @@ def test_invariant_6_no_shell_is_given_what_came_from_outside():
     assert not [f"{p}: {m[0]}" for p in sources() for m in shell.finditer(p.read_text())]
     by_path = re.compile(r"[^\w>.](chown|lchown|chmod|rename)\s*\(")
     found = {p.name for p in sources() if "services/vmm" in str(p) and by_path.search(p.read_text())}
-    assert found <= {"docker_layout.c"}  # in the vmm's own cache, where no job writes
+    assert found <= {"docker_layout.c", "docker_tls.c"}  # in the vmm's own directories, where no job writes
 
 
 def test_invariant_7_what_a_limit_cannot_hold_is_refused_with_the_reason(stack):

@@ -273,10 +273,14 @@ static void test_mountinfo_homes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mountinfo_homes),     cmocka_unit_test(test_memory_limit_kills),
-        cmocka_unit_test(test_pids_limit_and_kill), cmocka_unit_test(test_cpu_limit_and_usage),
-        cmocka_unit_test(test_fork_bomb_is_ended),  cmocka_unit_test(test_names),
-        cmocka_unit_test(test_add_from_outside),    cmocka_unit_test(test_invariant_7_v2_without_controllers),
+        cmocka_unit_test(test_mountinfo_homes),
+        cmocka_unit_test(test_memory_limit_kills),
+        cmocka_unit_test(test_pids_limit_and_kill),
+        cmocka_unit_test(test_cpu_limit_and_usage),
+        cmocka_unit_test(test_fork_bomb_is_ended),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_add_from_outside),
+        cmocka_unit_test(test_invariant_7_v2_without_controllers),
     };
 
     if (geteuid() != 0) {
