@@ -24,7 +24,7 @@ FROM $BASE AS build
 # what the first list of tools/deps has, without what only runs
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         gcc libc6-dev make pkg-config musl-tools libh2o-evloop-dev libssl-dev libhiredis-dev libmsgpack-dev \
-        libcurl4-openssl-dev uuid-dev libarchive-dev libjansson-dev && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+        libcurl4-openssl-dev uuid-dev libarchive-dev libjansson-dev libexpat1-dev && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 WORKDIR /src
 COPY Makefile ./
 COPY packaging/install.mk packaging/
@@ -41,7 +41,7 @@ RUN make -s -j"$(nproc)" VERSION="$VERSION" all && install -Dst /out/usr/bin bui
 
 FROM $BASE AS milonga
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        libh2o-evloop0.13 libhiredis0.14 libcurl4 libuuid1 libarchive13 libjansson4 libssl3 ca-certificates && \
+        libh2o-evloop0.13 libhiredis0.14 libcurl4 libuuid1 libarchive13 libjansson4 libexpat1 libssl3 ca-certificates && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc/* /usr/share/locale/*
 # Volumes take owner and mode from the folders that they cover; the number is what the files on them remember.
 RUN groupadd -r -g 970 milonga && useradd -r -u 970 -g milonga -d /var/lib/milonga -s /usr/sbin/nologin milonga && \

@@ -9,7 +9,7 @@ PREFIX   ?= /usr/local
 B        := $(BUILD)
 Q        := $(if $(V),,@)
 
-PKGS     := hiredis msgpack libcurl uuid libarchive jansson libcrypto
+PKGS     := hiredis msgpack libcurl uuid libarchive jansson libcrypto expat
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0)
 CPPFLAGS += $(if $(CRASHPOINTS),-DMILONGA_CRASHPOINTS) -D_GNU_SOURCE -DH2O_USE_LIBUV=0 -Ilibshared -I$(B)/gen -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wvla -Wundef -Wwrite-strings -Wno-missing-field-initializers $(if $(DEVELOPER),-Werror)

@@ -146,7 +146,7 @@ const struct config_key config_keys[] = {
 
     GROUP("Virtual machine manager"),
     TEXT(vmm_name, "", "this vmm's name, unlike any other's; empty: the host's name"),
-    TEXT(driver, "docker", "what makes machines: docker, docker-hosts, oci, ssh or null"),
+    TEXT(driver, "docker", "what makes machines: docker, docker-hosts, oci, ssh, ec2 or null"),
     INT(slots, "0", 0, 100000, "attempts that run at once; 0: as many as cores"),
     YESNO(stop_hands_back, "no", "at SIGTERM give back what runs, to run elsewhere, and do not finish it"),
     TEXT(labels, "", "what jobs may ask for and this vmm has, by commas"),
@@ -178,6 +178,23 @@ const struct config_key config_keys[] = {
     TEXT(ssh_key, "", "private key to log in with; empty: as ssh has it"),
     TEXT(ssh_dir, "/var/lib/milonga-host", "our directory on each host"),
     MSECS(ssh_dead_ms, "8s", 2 * SECOND, 10 * SECOND, "a host of ssh_host or docker_host that does not answer for so long is lost"),
+    TEXT(ec2_region, "", "AWS region; empty: that of AWS_REGION"),
+    TEXT(ec2_types, "", "instance types by commas, the first that can be had; jobs may ask for NAME+TYPE"),
+    TEXT(ec2_subnets, "", "subnets by commas, the first with room; empty: EC2's default"),
+    TEXT(ec2_security_groups, "", "ids of security groups, by commas; empty: the default one"),
+    TEXT(ec2_key_name, "", "key pair whose private half is ssh_key; empty: images have the key"),
+    TEXT(ec2_instance_profile, "", "instance profile of the instances; empty: none"),
+    TEXT(ec2_user, "admin", "account to log in with"),
+    YESNO(ec2_public, "no", "log in by the public address"),
+    YESNO(ec2_spot, "no", "spot instances; on demand where there are none"),
+    INT(ec2_slots, "1", 1, 64, "machines at once on an instance"),
+    INT(ec2_min, "0", 0, 1000, "so many instances, once there, do not end for being idle"),
+    INT(ec2_max, "4", 1, 1000, "instances at once"),
+    SECS(ec2_idle_s, "10m", 1, 30 * DAY / SECOND, "an instance without a machine for so long ends"),
+    SECS(ec2_max_age_s, "1d", 60, 365 * DAY / SECOND, "an instance of that age gets no more jobs"),
+    MSECS(ec2_boot_ms, "160s", 1 * SECOND, 1 * HOUR, "time from asking for an instance to its host key"),
+    MSECS(ec2_reap_ms, "60s", 1 * SECOND, 1 * HOUR, "how often instances that nobody claims are looked for"),
+    YESNO(ec2_reap_dry, "no", "name them in the log and leave them alone"),
 };
 /* clang-format on */
 const size_t config_key_ct = ARRAY_SIZE(config_keys);

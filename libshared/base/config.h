@@ -130,7 +130,7 @@ struct config {
 
     /* vmm */
     char *vmm_name;             /* "" = host name */
-    char *driver;               /* docker | docker-hosts | oci | ssh | null */
+    char *driver;               /* docker | docker-hosts | oci | ssh | ec2 | null */
     int64_t slots;              /* 0 = number of cores */
     bool stop_hands_back;       /* no: the first SIGTERM drains */
     char *labels;               /* comma list that jobs may ask for */
@@ -160,12 +160,29 @@ struct config {
     char *ssh_host;                             /* lines as written, with ';' between them */
     struct config_ssh_host *ssh_hosts;          /* parsed from them */
     size_t ssh_host_ct;
-    char *ssh_program;     /* ssh */
-    char *ssh_config;      /* "" = the account's own */
-    char *ssh_known_hosts; /* "" = as ssh has it */
-    char *ssh_key;         /* "" = as ssh has it */
-    char *ssh_dir;         /* /var/lib/milonga-host: ours on each host */
-    int64_t ssh_dead_ms;   /* 8s: a host that does not answer for so long is lost */
+    char *ssh_program;          /* ssh */
+    char *ssh_config;           /* "" = the account's own */
+    char *ssh_known_hosts;      /* "" = as ssh has it */
+    char *ssh_key;              /* "" = as ssh has it */
+    char *ssh_dir;              /* /var/lib/milonga-host: ours on each host */
+    int64_t ssh_dead_ms;        /* 8s: a host that does not answer for so long is lost */
+    char *ec2_region;           /* "" = AWS_REGION */
+    char *ec2_types;            /* instance types, the first that can be had; comma list */
+    char *ec2_subnets;          /* comma list; "" = EC2's default */
+    char *ec2_security_groups;  /* ids, comma list; "" = the subnet's default */
+    char *ec2_key_name;         /* "" = the image has our key */
+    char *ec2_instance_profile; /* "" = none */
+    char *ec2_user;             /* admin */
+    bool ec2_public;            /* no: reached by its private address */
+    int64_t ec2_slots;          /* 1: jobs at once on an instance */
+    bool ec2_spot;              /* no; yes: where there is none, on demand */
+    int64_t ec2_min;            /* 0: so many that are there do not end for being idle */
+    int64_t ec2_max;            /* 4: instances at once */
+    int64_t ec2_idle_s;         /* 600 */
+    int64_t ec2_max_age_s;      /* 1 day */
+    int64_t ec2_boot_ms;        /* 160s: from the wish to a login */
+    int64_t ec2_reap_ms;        /* 60s: between two looks for instances that nobody claims */
+    bool ec2_reap_dry;          /* no; yes: they are named and left alone */
 };
 
 /* Reads path (NULL: none, only environment and defaults), then the environment. On failure *err

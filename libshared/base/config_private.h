@@ -91,6 +91,8 @@ void config_problem(struct config_load *l, const struct config_key *key,
 /* The hosts of ssh_host and docker_host, from l->lines. */
 void config_hosts_apply(struct config_load *l);
 void config_hosts_done(struct config *c);
+/* What driver = ec2 needs. */
+void config_ec2_apply(struct config_load *l);
 
 void config_tango_apply(struct config_load *l);
 /* Checks what one value alone cannot show, then replaces "" by what it stands for. */

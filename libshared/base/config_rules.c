@@ -172,12 +172,12 @@ static const char *form_vmm_name(const char *text)
 
 static const char *form_driver(const char *text)
 {
-    static const char *const drivers[] = {"docker", "docker-hosts", "oci", "ssh", "null"};
+    static const char *const drivers[] = {"docker", "docker-hosts", "oci", "ssh", "ec2", "null"};
 
     for (size_t i = 0; i < ARRAY_SIZE(drivers); i++)
         if (strcmp(text, drivers[i]) == 0)
             return NULL;
-    return "is not a driver; give docker, docker-hosts, oci, ssh or null";
+    return "is not a driver; give docker, docker-hosts, oci, ssh, ec2 or null";
 }
 
 static const char *form_docker_url(const char *text)
@@ -241,6 +241,13 @@ static const char *form_labels(const char *text)
     return NULL;
 }
 
+static const char *form_words(const char *text)
+{
+    return only(text, "_.-,")
+               ? NULL
+               : "holds something else than letters, digits, _ . and -, with commas between";
+}
+
 static const char *form_images(const char *text)
 {
     size_t len;
@@ -295,6 +302,10 @@ static const struct {
     {"ssh_known_hosts", form_path_or_empty},
     {"ssh_key", form_path_or_empty},
     {"ssh_dir", form_path},
+    {"ec2_region", form_words},
+    {"ec2_types", form_words},
+    {"ec2_subnets", form_words},
+    {"ec2_security_groups", form_words},
 };
 
 static void check_forms(struct config_load *l)
@@ -503,6 +514,7 @@ void config_rules_apply(struct config_load *l)
     check_orders(l);
     check_store(l);
     config_hosts_apply(l);
+    config_ec2_apply(l);
     fill_empty(&c->store, xasprintf("%s/store", c->data_dir));
     fill_empty(&c->deployment, xstrdup(c->prefix));
     fill_empty(&c->docker_volume_path, xasprintf("%s/docker", c->data_dir));

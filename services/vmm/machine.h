@@ -142,6 +142,7 @@ extern const struct driver driver_docker;
 extern const struct driver driver_docker_hosts;
 extern const struct driver driver_oci;
 extern const struct driver driver_ssh;
+extern const struct driver driver_ec2;
 
 /* drivers/registry.c; NULL when there is none of that name. */
 const struct driver *driver_find(const char *name);

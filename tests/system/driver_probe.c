@@ -6,9 +6,9 @@
  *
  * Keys of run: id= runs= makefile=TEXT (\n and \t are understood) kill-after=init|ready|load|go (by
  * SIGKILL, all left as it is) cancel_ms= (the cancel descriptor becomes readable so long after the
- * start) deadline_ms= timeout_ms= cores= memory= pids= disk= network=1 header=LINES digest=. The
- * configuration is the services' own: MILONGA_CONFIG and MILONGA_*. Exits 0 when the last run had a
- * final record. */
+ * start) deadline_ms= timeout_ms= cores= memory= pids= disk= network=1 header=LINES digest= wait=1
+ * (for room). The configuration is the services' own: MILONGA_CONFIG and MILONGA_*. Exits 0 when
+ * the last run had a final record. */
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -199,12 +199,19 @@ static void match(void *to, const struct image_entry *e)
         s->digest = xstrdup(e->digest);
 }
 
+/* There is no warm machine here to give up. */
+static void nothing_to_spare(void *unused)
+{
+    (void)unused;
+}
+
 static int run(const char *image, const char *prefix)
 {
     struct error err = ERROR_INIT;
     struct search s = {image, NULL};
     cleanup_close int cancel_fd = eventfd(0, EFD_CLOEXEC);
-    struct machine_spec spec = {.id = (uint32_t)number("id", 1000)};
+    struct machine_spec spec = {.id = (uint32_t)number("id", 1000),
+                                .full = number("wait", 0) ? nothing_to_spare : NULL};
     pthread_t thread;
     int rc = 0;
 

@@ -6,7 +6,7 @@
 
 /* Every backend, a line each. */
 static const struct driver *const drivers[] = {
-    &driver_null, &driver_docker, &driver_docker_hosts, &driver_oci, &driver_ssh,
+    &driver_null, &driver_docker, &driver_docker_hosts, &driver_oci, &driver_ssh, &driver_ec2,
 };
 
 const struct driver *driver_find(const char *name)

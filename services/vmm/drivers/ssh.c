@@ -176,7 +176,7 @@ int ssh_machine_make(const struct ssh_start *start, const struct machine_spec *s
         free(s);
         return r;
     }
-    struct machine *m = machine_new(&driver_ssh, start->host->b, spec);
+    struct machine *m = machine_new(start->host->b->driver, start->host->b, spec);
     m->priv = s;
     r = wait_up(s, deadline, cancel_fd, err);
     m->in_fd = TAKE_FD(s->child.in_fd);
@@ -238,7 +238,7 @@ static bool has_labels(const struct ssh_host *h, const struct machine_spec *spec
     return true;
 }
 
-static bool has_image(const struct ssh_host *h, const char *digest)
+bool ssh_has_image(const struct ssh_host *h, const char *digest)
 {
     for (size_t i = 0; i < h->images.ct; i++)
         if (strcmp(h->images.list[i].digest, digest) == 0)
@@ -268,11 +268,13 @@ static void search(struct backend *b, struct search *s)
 {
     s->best = NULL;
     s->fits = s->hopes = false;
+    if (b->provider && has_labels(&b->hosts[0], s->spec))
+        s->fits = b->provider->could(b, s->spec->shape.digest, &s->hopes);
     for (size_t i = 0; i < b->host_ct; i++) {
         struct ssh_host *h = &b->hosts[i];
         unsigned slots = (unsigned)h->spec->slots;
 
-        if (!has_labels(h, s->spec) || !has_image(h, s->spec->shape.digest) ||
+        if (!has_labels(h, s->spec) || !ssh_has_image(h, s->spec->shape.digest) ||
             !holds_disk(h, &s->spec->shape))
             continue;
         s->fits = true;
@@ -295,6 +297,8 @@ static void occupy(struct ssh_host *h, struct ssh_start *ret)
             lane = i;
     h->busy++;
     h->lanes[lane].sessions++;
+    if (h->b->provider)
+        h->b->provider->touched(h);
     ssh_host_place(h, lane, ret);
 }
 
@@ -310,6 +314,8 @@ static void vacate(struct ssh_host *h, uint64_t life, unsigned lane)
     if (h->life == life) {
         h->busy--;
         h->lanes[lane].sessions--;
+        if (h->b->provider)
+            h->b->provider->touched(h);
         ssh_wake_waiters(h->b);
     }
     pthread_mutex_unlock(&h->b->lock);
@@ -343,7 +349,10 @@ static int no_place(struct backend *b, const struct search *s, const struct erro
         buf_free(&why);
         return -last->code;
     }
-    say_why(b, &why);
+    if (b->provider)
+        buf_appends(&why, b->provider->why(b));
+    else
+        say_why(b, &why);
     int r = err_set(err, ERR_TEMPORARY, EAGAIN, "no host is up: %s", why.len ? why.data : "");
     buf_free(&why);
     return r;
@@ -370,10 +379,17 @@ static void unlink_waiter(struct backend *b, struct ssh_waiter *w)
         *at = w->next;
 }
 
+/* With the lock: there is need of a host, or of another one. */
+static void wake_places(struct backend *b)
+{
+    for (size_t i = 0; i < b->host_ct && b->provider; i++)
+        event_signal(b->hosts[i].wake_fd);
+}
+
 static int find_place(struct backend *b, struct search *s, int64_t deadline, int cancel_fd,
                       const struct error *last, struct ssh_start *ret, struct error *err)
 {
-    struct ssh_waiter me = {.fd = -1};
+    struct ssh_waiter me = {.fd = -1, .digest = s->spec->shape.digest};
     int r = 1;
 
     pthread_mutex_lock(&b->lock);
@@ -395,6 +411,7 @@ static int find_place(struct backend *b, struct search *s, int64_t deadline, int
                 while (*at)
                     at = &(*at)->next;
                 *at = &me;
+                wake_places(b);
             }
             pthread_mutex_unlock(&b->lock);
             s->spec->full(s->spec->full_arg);
@@ -432,8 +449,8 @@ static void judge_host(const struct ssh_start *s, bool made, const char *why)
     ssh_host_doom(h, s->life, text);
 }
 
-static int ssh_initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline,
-                          int cancel_fd, struct machine **ret, struct error *err)
+int ssh_initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline,
+                   int cancel_fd, struct machine **ret, struct error *err)
 {
     cleanup_free bool *failed = xcalloc(b->host_ct, sizeof(bool));
     struct search s = {.spec = spec, .failed = failed};
@@ -454,7 +471,8 @@ static int ssh_initialize(struct backend *b, const struct machine_spec *spec, in
         vacate(start.host, start.life, start.lane);
         if (r != -ECANCELED)
             judge_host(&start, false, last.msg);
-        if (r == -ECANCELED || clock_mono_ms() >= deadline) {
+        /* a place that is rented anew is no other host: the next try is another attempt's */
+        if (r == -ECANCELED || b->provider || clock_mono_ms() >= deadline) {
             if (err)
                 *err = last;
             return r;
@@ -463,14 +481,14 @@ static int ssh_initialize(struct backend *b, const struct machine_spec *spec, in
     }
 }
 
-static ssize_t ssh_read(struct machine *m, void *data, size_t len)
+ssize_t ssh_read(struct machine *m, void *data, size_t len)
 {
     ssize_t n = read(m->out_fd, data, len);
 
     return n < 0 ? -errno : n;
 }
 
-static void ssh_destroy(struct machine *m, int64_t deadline)
+void ssh_destroy(struct machine *m, int64_t deadline)
 {
     struct ssh_machine *s = m->priv;
     struct ssh_host *h = s->host;
@@ -486,7 +504,7 @@ static void ssh_destroy(struct machine *m, int64_t deadline)
 }
 
 /* The hostdriver tells it when the machine has ended: so this ends it. */
-static enum machine_limit ssh_limit_hit(struct machine *m)
+enum machine_limit ssh_limit_hit(struct machine *m)
 {
     struct ssh_machine *s = m->priv;
 
@@ -496,14 +514,14 @@ static enum machine_limit ssh_limit_hit(struct machine *m)
     return s->oom ? MACHINE_LIMIT_MEMORY : MACHINE_LIMIT_NONE;
 }
 
-static bool ssh_fits(struct machine *m, const struct machine_spec *spec)
+bool ssh_fits(struct machine *m, const struct machine_spec *spec)
 {
     const struct ssh_machine *s = m->priv;
 
     return has_labels(s->host, spec);
 }
 
-static unsigned ssh_slots(struct backend *b)
+unsigned ssh_slots(struct backend *b)
 {
     unsigned ct = 0;
 
@@ -599,8 +617,8 @@ static void tell_machine(void *arg, const char *line)
 }
 
 /* On hosts that are up; what is on the others is swept before they are. */
-static int ssh_list(struct backend *b, void (*each)(void *arg, const char *name), void *arg,
-                    struct error *err)
+int ssh_list(struct backend *b, void (*each)(void *arg, const char *name), void *arg,
+             struct error *err)
 {
     struct list_arg a = {each, arg};
 
@@ -614,7 +632,7 @@ static int ssh_list(struct backend *b, void (*each)(void *arg, const char *name)
     return 0;
 }
 
-static int ssh_reap(struct backend *b, const char *name, struct error *err)
+int ssh_reap(struct backend *b, const char *name, struct error *err)
 {
     cleanup_free char *order = xasprintf("reap %s", name);
     int rc = 0;
@@ -676,7 +694,7 @@ static void await_first(struct backend *b)
     pthread_mutex_unlock(&b->lock);
 }
 
-static void ssh_close(struct backend *b)
+void ssh_close(struct backend *b)
 {
     event_signal(b->stop_fd);
     for (size_t i = 0; i < b->host_ct; i++)
@@ -692,32 +710,55 @@ static void ssh_close(struct backend *b)
     free(b);
 }
 
-static int ssh_open(const struct config *cfg, struct backend **ret, struct error *err)
+int ssh_backend_new(const struct config *cfg, const struct driver *d, size_t host_ct,
+                    struct backend **ret, struct error *err)
 {
     struct backend *b = xcalloc(1, sizeof(*b));
 
     b->cfg = cfg;
+    b->driver = d;
     b->lock_fd = -1;
     b->stop_fd = event_new();
     b->id = xasprintf("%s/%s", cfg->deployment, cfg->vmm_name);
     pthread_mutex_init(&b->lock, NULL);
     cond_init(&b->tried);
-    int r = cfg->ssh_host_ct > 0
-                ? open_sockets(b, err)
-                : err_set(err, ERR_PERMANENT, ENOENT,
-                          "ssh: there is no host; add a line ssh_host = NAME [USER@]ADDRESS");
+    int r = open_sockets(b, err);
     if (r < 0) {
         ssh_close(b);
         return r;
     }
-    b->hosts = xcalloc(cfg->ssh_host_ct, sizeof(*b->hosts));
-    b->host_ct = cfg->ssh_host_ct;
-    for (size_t i = 0; i < b->host_ct; i++) {
-        b->hosts[i].spec = &cfg->ssh_hosts[i];
+    b->hosts = xcalloc(host_ct, sizeof(*b->hosts));
+    b->host_room = host_ct;
+    for (size_t i = 0; i < host_ct; i++) {
         b->hosts[i].b = b;
         b->hosts[i].number = (unsigned)i;
-        ssh_host_start(&b->hosts[i]);
     }
+    *ret = b;
+    return 0;
+}
+
+void ssh_backend_start(struct backend *b)
+{
+    b->host_ct = b->host_room;
+    for (size_t i = 0; i < b->host_ct; i++)
+        ssh_host_prepare(&b->hosts[i]);
+    for (size_t i = 0; i < b->host_ct; i++)
+        ssh_host_start(&b->hosts[i]);
+}
+
+static int ssh_open(const struct config *cfg, struct backend **ret, struct error *err)
+{
+    struct backend *b = NULL;
+
+    if (cfg->ssh_host_ct == 0)
+        return err_set(err, ERR_PERMANENT, ENOENT,
+                       "ssh: there is no host; add a line ssh_host = NAME [USER@]ADDRESS");
+    int r = ssh_backend_new(cfg, &driver_ssh, cfg->ssh_host_ct, &b, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < cfg->ssh_host_ct; i++)
+        b->hosts[i].spec = &cfg->ssh_hosts[i];
+    ssh_backend_start(b);
     await_first(b);
     *ret = b;
     return 0;

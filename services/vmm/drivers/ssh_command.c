@@ -290,9 +290,11 @@ static const char *const always[] = {
 
 /* All of a command line but what the connection is for, which `own` says, and the command. */
 static void login_words(const struct config *cfg, const struct config_ssh_host *spec,
-                        const char *const *own, size_t own_ct, struct ssh_words *ret)
+                        const struct ssh_reach *reach, const char *const *own, size_t own_ct,
+                        struct ssh_words *ret)
 {
     const char *key = spec->key[0] ? spec->key : cfg->ssh_key;
+    const char *known = reach->address[0] ? reach->known_hosts : cfg->ssh_known_hosts;
     int64_t alive_s = cfg->ssh_dead_ms / 4000;
 
     ssh_word(ret, "%s", cfg->ssh_program);
@@ -303,8 +305,12 @@ static void login_words(const struct config *cfg, const struct config_ssh_host *
     options(ret, own, own_ct);
     options(ret, always, ARRAY_SIZE(always));
     ssh_word(ret, "-oServerAliveInterval=%lld", (long long)(alive_s > 0 ? alive_s : 1));
-    if (cfg->ssh_known_hosts[0]) {
-        ssh_word(ret, "-oUserKnownHostsFile=%s", cfg->ssh_known_hosts);
+    if (reach->address[0]) {
+        ssh_word(ret, "-oHostName=%s", reach->address);
+        ssh_word(ret, "-oHostKeyAlias=%s", spec->address);
+    }
+    if (known[0]) {
+        ssh_word(ret, "-oUserKnownHostsFile=%s", known);
         ssh_word(ret, "-oGlobalKnownHostsFile=/dev/null");
     }
     if (key[0]) {
@@ -320,12 +326,13 @@ static void login_words(const struct config *cfg, const struct config_ssh_host *
 }
 
 void ssh_master_words(const struct config *cfg, const struct config_ssh_host *spec,
-                      const char *control, const char *command, struct ssh_words *ret)
+                      const struct ssh_reach *reach, const char *control, const char *command,
+                      struct ssh_words *ret)
 {
     static const char *const own[] = {"ClearAllForwardings=yes", "LogLevel=ERROR",
                                       "ControlMaster=yes"};
 
-    login_words(cfg, spec, own, ARRAY_SIZE(own), ret);
+    login_words(cfg, spec, reach, own, ARRAY_SIZE(own), ret);
     ssh_word(ret, "-oControlPath=%s", control);
     ssh_word(ret, "--");
     ssh_word(ret, "%s", spec->address);
@@ -345,7 +352,9 @@ void ssh_forward_words(const struct config *cfg, const struct config_ssh_host *s
                                       "ControlMaster=no",
                                       "ControlPath=none"};
 
-    login_words(cfg, spec, own, ARRAY_SIZE(own), ret);
+    const struct ssh_reach configured = {.address = ""};
+
+    login_words(cfg, spec, &configured, own, ARRAY_SIZE(own), ret);
     ssh_word(ret, "-L");
     ssh_word(ret, "%s:%s", local, remote);
     ssh_word(ret, "--");

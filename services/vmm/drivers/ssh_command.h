@@ -54,9 +54,16 @@ struct ssh_words {
 void ssh_word(struct ssh_words *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void ssh_words_done(struct ssh_words *w);
 
+/* How a host that no configuration knows is reached; all "" for one that it does. */
+struct ssh_reach {
+    char address[64];
+    char known_hosts[160]; /* a file with its key, under the name that stands in spec->address */
+};
+
 /* The master of a lane, which runs `command` in a session of its own. */
 void ssh_master_words(const struct config *cfg, const struct config_ssh_host *spec,
-                      const char *control, const char *command, struct ssh_words *ret);
+                      const struct ssh_reach *reach, const char *control, const char *command,
+                      struct ssh_words *ret);
 /* A master that forwards the local socket to the remote one, and runs `command` as that one does;
  * tells on stderr why a connection through it came to nothing. */
 void ssh_forward_words(const struct config *cfg, const struct config_ssh_host *spec,

@@ -15,6 +15,8 @@
 #define BACKOFF_BASE_MS 500
 #define BOOT_MS         30000 /* to log in, copy the programs and sweep */
 #define PROOF_MS        20000
+#define STARTS_MS       60000 /* for the sshd of a rented host to be there */
+#define AGAIN_MS        1000
 #define PROVED_MS       30000 /* up for so long: the next failure is a new one */
 #define GREETINGS_MAX   200   /* lines that a login shell says before ours */
 #define GONE_MS         2000  /* for a master to end by itself */
@@ -57,7 +59,7 @@ static int start_lane(struct ssh_host *h, unsigned i, const char *command, struc
     /* A socket of its own for each life: one that a killed vmm has left is in nobody's way. */
     lane->control =
         xasprintf("%s/%u.%llu.%u", h->b->sockets, h->number, (unsigned long long)h->life, i);
-    ssh_master_words(h->b->cfg, h->spec, lane->control, command, &words);
+    ssh_master_words(h->b->cfg, h->spec, &h->reach, lane->control, command, &words);
     int r = ssh_child_start(words.v, &lane->child, err);
     ssh_words_done(&words);
     return r;
@@ -368,6 +370,16 @@ int ssh_host_look_images(struct ssh_host *h, struct error *err)
     return r;
 }
 
+void ssh_host_add_image(struct ssh_host *h, const char *name, const char *digest)
+{
+    add_image(&h->images, name, strlen(name), digest);
+}
+
+void ssh_host_drop_images(struct ssh_host *h)
+{
+    images_done(&h->images);
+}
+
 static void configured_images(struct ssh_host *h)
 {
     cleanup_free char *names = xstrdup(h->spec->images[0] ? h->spec->images : "ssh");
@@ -395,6 +407,8 @@ static void come_up(struct ssh_host *h)
     h->failures = 0;
     h->busy = 0;
     h->why[0] = '\0';
+    if (h->b->provider)
+        h->b->provider->came(h);
     ssh_wake_waiters(h->b);
     pthread_mutex_unlock(&h->b->lock);
     log_event(LOG_INFO_, "host.up", "host", h->spec->name, "address", h->spec->address, "slots",
@@ -431,17 +445,38 @@ static bool watch(struct ssh_host *h, int64_t until)
     return doomed;
 }
 
-static void serve(struct ssh_host *h)
+/* A rented host without machines that is no longer wanted: from here on it gets none. */
+static bool let_go(struct ssh_host *h)
+{
+    const struct ssh_provider *p = h->b->provider;
+
+    if (!p)
+        return false;
+    pthread_mutex_lock(&h->b->lock);
+    const char *why = h->up && h->busy == 0 ? p->tired(h) : NULL;
+    if (why) {
+        h->up = false;
+        snprintf(h->why, sizeof(h->why), "%s", why);
+    }
+    pthread_mutex_unlock(&h->b->lock);
+    return why != NULL;
+}
+
+/* True: it was let go, and did nothing wrong. */
+static bool serve(struct ssh_host *h)
 {
     int64_t every = h->b->cfg->ssh_dead_ms / 4, beat_at = clock_mono_ms() + every;
 
     while (!watch(h, beat_at)) {
+        if (let_go(h))
+            return true;
         if (clock_mono_ms() < beat_at)
             continue;
         if (ssh_host_ask(h, h->life, "beat", NULL, NULL, clock_mono_ms() + 3 * every, NULL) < 0)
             continue; /* doomed by it */
         beat_at = clock_mono_ms() + every;
     }
+    return false;
 }
 
 /* Remembers why, and sleeps until it is tried again. */
@@ -463,6 +498,72 @@ static void stay_out(struct ssh_host *h, const struct error *err, unsigned tries
     event_wait(h->b->stop_fd, clock_mono_ms() + ms);
 }
 
+static void begin_life(struct ssh_host *h)
+{
+    pthread_mutex_lock(&h->b->lock);
+    h->life++;
+    h->doomed = false;
+    pthread_mutex_unlock(&h->b->lock);
+}
+
+/* What a host says that has an address already, and no sshd yet. */
+static bool boots_still(const struct error *err)
+{
+    static const char *const signs[] = {"Connection refused", "timed out", "No route to host",
+                                        "kex_exchange_identification"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(signs); i++)
+        if (strstr(err->msg, signs[i]))
+            return true;
+    return false;
+}
+
+/* A rented host may need some tries, for it has only just begun. */
+static int find_host(struct ssh_host *h, struct error *err)
+{
+    int64_t until = clock_mono_ms();
+    int r = 0;
+
+    if (h->b->provider) {
+        r = h->b->provider->acquire(h, err);
+        until = clock_mono_ms() + STARTS_MS;
+    }
+    for (; r == 0; begin_life(h)) {
+        r = connect_host(h, err);
+        if (r == 0 || !boots_still(err) || clock_mono_ms() >= until || stopping(h))
+            return r;
+        disconnect(h, false);
+        r = event_wait(h->b->stop_fd, clock_mono_ms() + AGAIN_MS) ? -ECANCELED : 0;
+    }
+    return r;
+}
+
+/* One connection, from the first try to its end. True: it ended as it should. */
+static bool live(struct ssh_host *h, unsigned *tries, struct error *err)
+{
+    begin_life(h);
+    int r = find_host(h, err);
+    bool well = false;
+    if (r == 0) {
+        come_up(h);
+        pthread_mutex_lock(&h->b->lock);
+        h->tried = true;
+        pthread_cond_broadcast(&h->b->tried);
+        pthread_mutex_unlock(&h->b->lock);
+        int64_t since = clock_mono_ms();
+        well = serve(h);
+        if (clock_mono_ms() - since > PROVED_MS)
+            *tries = 0;
+    }
+    pthread_mutex_lock(&h->b->lock);
+    h->up = false;
+    pthread_mutex_unlock(&h->b->lock);
+    disconnect(h, well || stopping(h));
+    if (h->b->provider)
+        h->b->provider->release(h, r < 0 && r != -ECANCELED ? err : NULL);
+    return well;
+}
+
 static void *host_main(void *arg)
 {
     struct ssh_host *h = arg;
@@ -470,35 +571,16 @@ static void *host_main(void *arg)
 
     while (!stopping(h)) {
         struct error err = ERROR_INIT;
-        int64_t since = clock_mono_ms();
-
-        pthread_mutex_lock(&h->b->lock);
-        h->life++;
-        h->doomed = false;
-        pthread_mutex_unlock(&h->b->lock);
-        int r = connect_host(h, &err);
-        if (r == 0) {
-            come_up(h);
-            pthread_mutex_lock(&h->b->lock);
-            h->tried = true;
-            pthread_cond_broadcast(&h->b->tried);
-            pthread_mutex_unlock(&h->b->lock);
-            since = clock_mono_ms();
-            serve(h);
-            if (clock_mono_ms() - since > PROVED_MS)
-                tries = 0;
-        }
-        pthread_mutex_lock(&h->b->lock);
-        h->up = false;
-        pthread_mutex_unlock(&h->b->lock);
-        disconnect(h, stopping(h));
-        if (!stopping(h))
-            stay_out(h, r < 0 ? &err : NULL, tries++);
+        bool well = live(h, &tries, &err);
+        if (well)
+            tries = 0;
+        else if (!stopping(h))
+            stay_out(h, err.code != 0 ? &err : NULL, tries++);
     }
     return NULL;
 }
 
-void ssh_host_start(struct ssh_host *h)
+void ssh_host_prepare(struct ssh_host *h)
 {
     unsigned slots = (unsigned)h->spec->slots;
 
@@ -510,8 +592,12 @@ void ssh_host_start(struct ssh_host *h)
     pthread_mutex_init(&h->talk, NULL);
     ssh_lines_init(&h->lines);
     snprintf(h->why, sizeof(h->why), "not connected yet");
-    if (strcmp(h->spec->mode, "direct") == 0)
+    if (strcmp(h->spec->mode, "direct") == 0 && !h->b->provider)
         configured_images(h);
+}
+
+void ssh_host_start(struct ssh_host *h)
+{
     h->thread = thread_start(host_main, h);
 }
 

@@ -60,6 +60,7 @@ struct ssh_host {
     struct ssh_lane *lanes;
     unsigned lane_ct;
     char *said; /* the last that a master wrote to stderr */
+    struct ssh_reach reach;
 
     pthread_mutex_t talk; /* one conversation with the keeper at a time */
     struct ssh_lines lines;
@@ -78,21 +79,49 @@ struct ssh_host {
     char hostdriver[64], autodriver[64]; /* names in dir */
     struct ssh_images images;
     int64_t images_at; /* when an engine was asked for them */
+    void *lent;        /* the provider's */
+};
+
+/* Where hosts come from that are not in the configuration: rented for as long as there is work. A
+ * host is then a place for one, and mostly empty. All are called by the host's own thread. */
+struct ssh_provider {
+    /* Waits until there is need of one more, gets it, and fills in `reach` and `images`.
+     * -ECANCELED: the backend stops. */
+    int (*acquire)(struct ssh_host *h, struct error *err);
+    /* With the lock: it is up. */
+    void (*came)(struct ssh_host *h);
+    /* Gives it back; also one that acquire has got half-way. `err`: why it never came up, NULL when
+     * it did. */
+    void (*release)(struct ssh_host *h, const struct error *err);
+    /* With the lock: why a host that is up and without machines is to go, NULL when it is to stay.
+     */
+    const char *(*tired)(struct ssh_host *h);
+    /* With the lock: whether a host for that digest could be had, by all that is known now. */
+    bool (*could)(struct backend *b, const char *digest, bool *ret_hopes);
+    /* With the lock: why none could be had. */
+    const char *(*why)(struct backend *b);
+    /* With the lock: a machine of the host has come or gone. */
+    void (*touched)(struct ssh_host *h);
 };
 
 struct ssh_waiter {
     struct ssh_waiter *next;
-    int fd; /* eventfd */
+    int fd;             /* eventfd */
+    const char *digest; /* what it waits for */
 };
 
 struct backend {
     const struct config *cfg;
-    char *sockets; /* directory of the masters' sockets */
-    char *id;      /* who we are to a host: deployment/vmm */
+    const struct driver *driver;
+    const struct ssh_provider *provider; /* NULL: the hosts are the configuration's */
+    void *provided;                      /* the provider's own */
+    char *sockets;                       /* directory of the masters' sockets */
+    char *id;                            /* who we are to a host: deployment/vmm */
     int lock_fd;
     int stop_fd; /* eventfd, signalled once */
     struct ssh_host *hosts;
     size_t host_ct;
+    size_t host_room; /* what host_ct will be */
 
     pthread_mutex_t lock;
     pthread_cond_t tried; /* a host's first connection has come to something */
@@ -110,6 +139,8 @@ struct ssh_start {
     char hostdriver[64], autodriver[64];
 };
 
+/* Before any host is started: what other threads may look at. */
+void ssh_host_prepare(struct ssh_host *h);
 /* Begins to connect. */
 void ssh_host_start(struct ssh_host *h);
 /* After stop_fd was signalled. */
@@ -120,6 +151,9 @@ int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
                  struct error *err);
 /* Gives a connection up, if it is still that one. */
 void ssh_host_doom(struct ssh_host *h, uint64_t life, const char *why);
+/* With the lock. */
+void ssh_host_add_image(struct ssh_host *h, const char *name, const char *digest);
+void ssh_host_drop_images(struct ssh_host *h);
 /* Asks an engine for its images, when that is long ago. */
 int ssh_host_look_images(struct ssh_host *h, struct error *err);
 /* With the lock, or by its own thread while it is OUT. */
@@ -128,6 +162,25 @@ void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret);
 void ssh_wake_waiters(struct backend *b);
 
 /* ---- ssh.c ---- */
+
+/* A backend with room for so many hosts and none started yet; its ssh_close() is due, too, when a
+ * later step fails. */
+int ssh_backend_new(const struct config *cfg, const struct driver *d, size_t host_ct,
+                    struct backend **ret, struct error *err);
+void ssh_backend_start(struct backend *b);
+bool ssh_has_image(const struct ssh_host *h, const char *digest);
+/* Of struct driver, for a driver whose hosts are rented. */
+void ssh_close(struct backend *b);
+int ssh_initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline,
+                   int cancel_fd, struct machine **ret, struct error *err);
+ssize_t ssh_read(struct machine *m, void *data, size_t len);
+void ssh_destroy(struct machine *m, int64_t deadline);
+enum machine_limit ssh_limit_hit(struct machine *m);
+bool ssh_fits(struct machine *m, const struct machine_spec *spec);
+unsigned ssh_slots(struct backend *b);
+int ssh_list(struct backend *b, void (*each)(void *arg, const char *name), void *arg,
+             struct error *err);
+int ssh_reap(struct backend *b, const char *name, struct error *err);
 
 /* What holds a lane open there; the caller's to free. */
 char *ssh_hold_command(const struct ssh_start *start);

@@ -1,0 +1,458 @@
+/* The ec2 driver: the ssh driver's hosts, rented. All that happens on a host is the ssh driver's;
+ * here is when there is to be one, and of which image and type.
+ *
+ *            a job waits, no room             host key known, ssh connected
+ *   vacant --------------------> asked for ------------------------------------> up
+ *     ^                              |                                            |
+ *     |   no capacity, no rights ... | (all places are quiet for a while)         |
+ *     +------------------------------+---- idle, old, lost, or another image -----+
+ *                                                    is waited for: ended
+ *
+ * An instance serves the jobs of its own image only. Its name as an image's digest is the AMI, with
+ * "+TYPE" where a job wants that type. */
+
+#include "services/vmm/drivers/ec2_private.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "services/vmm/sync.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#define IMAGES_MS     60000 /* so long what was asked about images holds */
+#define OPEN_MS       20000
+#define LAST_MS       10000
+#define LOOK_MS       1000 /* a wish may have come to nothing meanwhile */
+#define QUIET_BASE_MS 2000
+#define QUIET_CAP_MS  60000
+
+/* ---- images ---- */
+
+static void images_done(struct ec2_image *list, size_t ct)
+{
+    for (size_t i = 0; i < ct; i++) {
+        free(list[i].name);
+        free(list[i].ami);
+        free(list[i].created);
+    }
+    free(list);
+}
+
+struct image_list {
+    struct ec2_image *list;
+    size_t ct;
+};
+
+/* Of two with one name the newer. */
+static void add_image(struct image_list *l, const char *name, const struct xml *x)
+{
+    const char *created = xml_text(x, "creationDate"), *ami = xml_text(x, "imageId");
+    struct ec2_image *at = NULL;
+
+    if (!name[0] || !ami[0] || strlen(ami) + 49 > EC2_DIGEST_MAX ||
+        strspn(ami, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(ami))
+        return;
+    for (size_t i = 0; i < l->ct && !at; i++)
+        if (strcmp(l->list[i].name, name) == 0)
+            at = &l->list[i];
+    if (at && strcmp(at->created, created) >= 0)
+        return;
+    if (at) {
+        free(at->name);
+        free(at->ami);
+        free(at->created);
+    } else {
+        l->list = xrealloc(l->list, (l->ct + 1) * sizeof(*l->list));
+        at = &l->list[l->ct++];
+    }
+    *at = (struct ec2_image){xstrdup(name), xstrdup(ami), xstrdup(created)};
+}
+
+static const char *name_tag(const struct xml *image)
+{
+    for (const struct xml *t = xml_find(image, "tagSet/item"); t; t = xml_next(t))
+        if (strcmp(xml_text(t, "key"), "Name") == 0)
+            return xml_text(t, "value");
+    return "";
+}
+
+static int ask_images(struct ec2 *e, int64_t deadline, struct image_list *ret, struct error *err)
+{
+    char next[1024] = "";
+
+    do {
+        struct buf form cleanup_buf = BUF_INIT(0);
+        struct xml *x = NULL;
+
+        ec2_form(&form, "DescribeImages");
+        ec2_param(&form, "self", "Owner.1");
+        if (next[0])
+            ec2_param(&form, next, "NextToken");
+        int r = ec2_call(e->api, &form, deadline, &x, NULL, err);
+        if (r < 0)
+            return r;
+        for (const struct xml *i = xml_find(x, "imagesSet/item"); i; i = xml_next(i))
+            if (strcmp(xml_text(i, "imageState"), "available") == 0)
+                add_image(ret, name_tag(i), i);
+        snprintf(next, sizeof(next), "%s", xml_text(x, "nextToken"));
+        xml_free(x);
+    } while (next[0]);
+    return 0;
+}
+
+static int look_images(struct ec2 *e, struct error *err)
+{
+    struct image_list l = {0};
+
+    pthread_mutex_lock(&e->b->lock);
+    bool fresh = e->images_at > 0 && clock_mono_ms() - e->images_at < IMAGES_MS;
+    pthread_mutex_unlock(&e->b->lock);
+    if (fresh)
+        return 0;
+    int r = ask_images(e, clock_mono_ms() + OPEN_MS, &l, err);
+    if (r == 0) {
+        pthread_mutex_lock(&e->b->lock);
+        struct image_list old = {e->images, e->image_ct};
+        e->images = l.list;
+        e->image_ct = l.ct;
+        e->images_at = clock_mono_ms();
+        pthread_mutex_unlock(&e->b->lock);
+        l = old;
+    }
+    images_done(l.list, l.ct);
+    return r;
+}
+
+static int ec2_images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
+                      void *arg, struct error *err)
+{
+    struct ec2 *e = b->provided;
+    char type[48];
+
+    int r = look_images(e, err);
+    pthread_mutex_lock(&b->lock);
+    if (e->images_at > 0)
+        r = 0; /* the last known ones */
+    for (size_t i = 0; i < e->image_ct; i++) {
+        each(arg, &(struct image_entry){e->images[i].name, e->images[i].ami});
+        for (size_t t = 0; ec2_item(e->cfg->ec2_types, t, type, sizeof(type)); t++) {
+            cleanup_free char *name = xasprintf("%s+%s", e->images[i].name, type);
+            cleanup_free char *digest = xasprintf("%s+%s", e->images[i].ami, type);
+            each(arg, &(struct image_entry){name, digest});
+        }
+    }
+    pthread_mutex_unlock(&b->lock);
+    return r;
+}
+
+/* ---- need; all with the lock ---- */
+
+/* Whether an instance got for `want` (AMI or AMI+TYPE) will do for a job of `digest`. */
+static bool serves(const char *want, const char *digest)
+{
+    size_t len = strlen(digest);
+
+    return digest[0] && strncmp(want, digest, len) == 0 && (want[len] == '\0' || want[len] == '+');
+}
+
+/* Rooms that there are, or will be. */
+static unsigned supply(const struct backend *b, const char *digest)
+{
+    unsigned ct = 0;
+
+    for (size_t i = 0; i < b->host_ct; i++) {
+        const struct ssh_host *h = &b->hosts[i];
+        const struct ec2_place *p = h->lent;
+        unsigned slots = (unsigned)h->spec->slots;
+
+        if (h->up && ssh_has_image(h, digest))
+            ct += slots - h->busy;
+        else if (!h->up && (serves(p->want, digest) || serves(p->next, digest)))
+            ct += slots;
+    }
+    return ct;
+}
+
+/* What the first of those waits for whom there will be no room. */
+static const char *unmet(const struct backend *b)
+{
+    for (const struct ssh_waiter *w = b->waiters; w; w = w->next) {
+        unsigned ahead = 0;
+        for (const struct ssh_waiter *o = b->waiters; o != w; o = o->next)
+            ahead += strcmp(o->digest, w->digest) == 0;
+        if (ahead >= supply(b, w->digest))
+            return w->digest;
+    }
+    return NULL;
+}
+
+static bool any_vacant(const struct ec2 *e)
+{
+    for (size_t i = 0; i < e->place_ct; i++)
+        if (!e->places[i].want[0])
+            return true;
+    return false;
+}
+
+static bool is_quiet(const struct ec2 *e)
+{
+    return clock_mono_ms() < e->quiet_until;
+}
+
+static bool could(struct backend *b, const char *digest, bool *ret_hopes)
+{
+    const struct ec2 *e = b->provided;
+    size_t len = strcspn(digest, "+");
+    bool known = false;
+
+    for (size_t i = 0; i < e->image_ct && !known; i++)
+        known = strlen(e->images[i].ami) == len && memcmp(e->images[i].ami, digest, len) == 0;
+    *ret_hopes = known && !is_quiet(e);
+    return known;
+}
+
+static const char *tired(struct ssh_host *h)
+{
+    const struct ec2 *e = h->b->provided;
+    struct ec2_place *p = h->lent;
+    int64_t now = clock_mono_ms();
+    size_t up = 0;
+
+    if (now - p->made_ms > e->cfg->ec2_max_age_s * 1000)
+        return "it is as old as ec2_max_age_s";
+    const char *wish = any_vacant(e) ? NULL : unmet(h->b);
+    if (wish && !ssh_has_image(h, wish)) {
+        snprintf(p->next, sizeof(p->next), "%s", wish);
+        return "another image is waited for";
+    }
+    for (size_t i = 0; i < h->b->host_ct; i++)
+        up += h->b->hosts[i].up;
+    if (now - p->idle_ms > e->cfg->ec2_idle_s * 1000 && up > (size_t)e->cfg->ec2_min)
+        return "idle";
+    return NULL;
+}
+
+static const char *why_not(struct backend *b)
+{
+    const struct ec2 *e = b->provided;
+
+    return e->why;
+}
+
+static void touched(struct ssh_host *h)
+{
+    struct ec2_place *p = h->lent;
+
+    p->idle_ms = clock_mono_ms();
+}
+
+/* ---- a place ---- */
+
+/* Until somebody waits for more than there is; what for is the place's `want` then. */
+static int await_need(struct ec2 *e, struct ssh_host *h, struct error *err)
+{
+    struct ec2_place *p = h->lent;
+    struct backend *b = e->b;
+    struct pollfd fds[2] = {{.fd = b->stop_fd, .events = POLLIN},
+                            {.fd = h->wake_fd, .events = POLLIN}};
+
+    for (;;) {
+        pthread_mutex_lock(&b->lock);
+        h->tried = true; /* nobody is to wait for a vacant place at the start */
+        if (p->next[0]) {
+            memcpy(p->want, p->next, sizeof(p->want));
+        } else if (!is_quiet(e)) {
+            const char *wish = unmet(b);
+            snprintf(p->want, sizeof(p->want), "%s", wish ? wish : "");
+        }
+        p->next[0] = '\0';
+        bool wanted = p->want[0] != '\0';
+        pthread_mutex_unlock(&b->lock);
+        if (wanted)
+            return 0;
+        poll(fds, 2, LOOK_MS);
+        if (fds[0].revents)
+            return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
+        event_clear(h->wake_fd);
+    }
+}
+
+static int acquire(struct ssh_host *h, struct error *err)
+{
+    struct ec2 *e = h->b->provided;
+    struct ec2_place *p = h->lent;
+
+    int r = await_need(e, h, err);
+    if (r < 0)
+        return r;
+    r = ec2_begin(e, h, err);
+    if (r < 0)
+        return r;
+    size_t ami_len = strcspn(p->want, "+");
+    cleanup_free char *ami = xstrndup(p->want, ami_len);
+    cleanup_free char *typed = xasprintf("%s+%s", ami, p->type);
+    pthread_mutex_lock(&e->b->lock);
+    ssh_host_add_image(h, ami, ami);
+    ssh_host_add_image(h, typed, typed);
+    pthread_mutex_unlock(&e->b->lock);
+    return 0;
+}
+
+static void came(struct ssh_host *h)
+{
+    struct ec2 *e = h->b->provided;
+
+    e->failures = 0;
+    touched(h);
+}
+
+/* What one place has met the others would meet too. */
+static void be_quiet(struct ec2 *e, const struct error *err)
+{
+    pthread_mutex_lock(&e->b->lock);
+    int64_t ms = clock_backoff_ms(++e->failures, QUIET_BASE_MS, QUIET_CAP_MS);
+    e->quiet_until = clock_mono_ms() + ms;
+    snprintf(e->why, sizeof(e->why), "%s", err->msg);
+    ssh_wake_waiters(e->b);
+    pthread_mutex_unlock(&e->b->lock);
+    log_event(LOG_WARN_, "ec2.none", "region", ec2_api_region(e->api), "reason", err->msg,
+              "again_ms", LOG_NUM(ms), NULL);
+}
+
+static void release(struct ssh_host *h, const struct error *err)
+{
+    if (err)
+        be_quiet(h->b->provided, err);
+    pthread_mutex_lock(&h->b->lock);
+    ssh_host_drop_images(h);
+    pthread_mutex_unlock(&h->b->lock);
+    ec2_end(h->b->provided, h);
+}
+
+static const struct ssh_provider provider = {
+    .acquire = acquire,
+    .came = came,
+    .release = release,
+    .tired = tired,
+    .could = could,
+    .why = why_not,
+    .touched = touched,
+};
+
+/* ---- the driver ---- */
+
+static int ec2_health(struct backend *b, struct error *err)
+{
+    const struct ec2 *e = b->provided;
+    bool up = false;
+
+    pthread_mutex_lock(&b->lock);
+    for (size_t i = 0; i < b->host_ct; i++)
+        up = up || b->hosts[i].up;
+    int r = up || !is_quiet(e) ? 0 : err_set(err, ERR_TEMPORARY, EAGAIN, "%s", e->why);
+    pthread_mutex_unlock(&b->lock);
+    return r;
+}
+
+static void free_ec2(struct ec2 *e)
+{
+    for (size_t i = 0; i < e->place_ct; i++)
+        free(e->places[i].spec.name);
+    free(e->places);
+    images_done(e->images, e->image_ct);
+    ec2_api_free(e->api);
+    free(e);
+}
+
+/* The places have ended their instances; what was not known to them yet ends by a last look. */
+static void ec2_close(struct backend *b)
+{
+    struct ec2 *e = b->provided;
+    struct error err = ERROR_INIT;
+    bool started = e->sweeps;
+
+    event_signal(b->stop_fd);
+    ec2_sweep_stop(e);
+    for (size_t i = 0; i < b->host_ct; i++)
+        ssh_host_stop(&b->hosts[i]);
+    b->host_ct = 0;
+    ec2_api_stop_fd(e->api, -1);
+    if (started && ec2_sweep(e, clock_mono_ms() + LAST_MS, &err) < 0)
+        log_event(LOG_WARN_, "ec2.unswept", "reason", err.msg, NULL);
+    ssh_close(b);
+    free_ec2(e);
+}
+
+static void make_places(struct ec2 *e, struct backend *b)
+{
+    static char none[] = "", direct[] = "direct";
+
+    e->place_ct = (size_t)e->cfg->ec2_max;
+    e->places = xcalloc(e->place_ct, sizeof(*e->places));
+    for (size_t i = 0; i < e->place_ct; i++) {
+        char *name = xasprintf("ec2-%zu", i + 1);
+        e->places[i].spec = (struct config_ssh_host){.name = name,
+                                                     .user = e->cfg->ec2_user,
+                                                     .address = name,
+                                                     .key = none,
+                                                     .slots = (int)e->cfg->ec2_slots,
+                                                     .labels = none,
+                                                     .mode = direct,
+                                                     .images = none,
+                                                     .dir = e->cfg->ssh_dir};
+        b->hosts[i].spec = &e->places[i].spec;
+        b->hosts[i].lent = &e->places[i];
+    }
+}
+
+static int ec2_open(const struct config *cfg, struct backend **ret, struct error *err)
+{
+    struct ec2 *e = xcalloc(1, sizeof(*e));
+    struct error why = ERROR_INIT;
+
+    e->cfg = cfg;
+    int r = ec2_api_new(cfg->ec2_region, &e->api, err);
+    if (r == 0)
+        r = ssh_backend_new(cfg, &driver_ec2, (size_t)cfg->ec2_max, &e->b, err);
+    if (r < 0) {
+        free_ec2(e);
+        return r;
+    }
+    struct backend *b = e->b;
+    b->provider = &provider;
+    b->provided = e;
+    ec2_api_stop_fd(e->api, b->stop_fd);
+    make_places(e, b);
+    /* no rights, no keys: that does not pass by itself */
+    if (look_images(e, &why) < 0 && why.class == ERR_PERMANENT) {
+        if (err)
+            *err = why;
+        ec2_close(b);
+        return -why.code;
+    }
+    ssh_backend_start(b);
+    ec2_sweep_start(e);
+    *ret = b;
+    return 0;
+}
+
+const struct driver driver_ec2 = {
+    .name = "ec2",
+    .open = ec2_open,
+    .close = ec2_close,
+    .health = ec2_health,
+    .probe = ec2_health,
+    .images = ec2_images,
+    .initialize = ssh_initialize,
+    .read = ssh_read,
+    .destroy = ssh_destroy,
+    .limit_hit = ssh_limit_hit,
+    .list = ssh_list,
+    .reap = ssh_reap,
+    .fits = ssh_fits,
+    .slots = ssh_slots,
+};

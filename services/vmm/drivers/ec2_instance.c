@@ -1,0 +1,389 @@
+#include "services/vmm/drivers/ec2_private.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "services/vmm/sync.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <uuid/uuid.h>
+
+#define POLL_MS     1000
+#define END_MS      15000
+#define GRACE_S     3600 /* beyond its age and the longest job, before an instance ends itself */
+#define CONSOLE_MAX 262144
+
+bool ec2_item(const char *list, size_t at, char out[], size_t size)
+{
+    for (;; at--) {
+        list += strspn(list, " ,");
+        size_t len = strcspn(list, " ,");
+        if (len == 0)
+            return false;
+        if (at == 0) {
+            snprintf(out, size, "%.*s", (int)len, list);
+            return true;
+        }
+        list += len;
+    }
+}
+
+/* ---- asking for one ---- */
+
+/* It ends itself, should nobody be left to end it. */
+static char *user_data(const struct config *cfg)
+{
+    int64_t minutes = (cfg->ec2_max_age_s + cfg->job_timeout_max_s + GRACE_S) / 60;
+    cleanup_free char *script = xasprintf("#!/bin/sh\nshutdown -P +%lld\n", (long long)minutes);
+    size_t len = strlen(script);
+    char *encoded = xmalloc(4 * ((len + 2) / 3) + 1);
+
+    EVP_EncodeBlock((unsigned char *)encoded, (const unsigned char *)script, (int)len);
+    return encoded;
+}
+
+static void tag(struct buf *form, int set, int n, const char *key, const char *value)
+{
+    ec2_param(form, key, "TagSpecification.%d.Tag.%d.Key", set, n);
+    ec2_param(form, value, "TagSpecification.%d.Tag.%d.Value", set, n);
+}
+
+static void tags(const struct ec2 *e, struct buf *form, const struct ssh_host *h, const char *token)
+{
+    static const char *const kinds[] = {"instance", "volume"};
+    cleanup_free char *name = xasprintf("%s-%s", e->cfg->prefix, h->spec->name);
+
+    for (int i = 0; i < 2; i++) {
+        ec2_param(form, kinds[i], "TagSpecification.%d.ResourceType", i + 1);
+        tag(form, i + 1, 1, "Name", name);
+        tag(form, i + 1, 2, EC2_TAG_DEPLOYMENT, e->cfg->deployment);
+        tag(form, i + 1, 3, EC2_TAG_VMM, e->cfg->vmm_name);
+        tag(form, i + 1, 4, EC2_TAG_TOKEN, token);
+    }
+}
+
+/* Where and how one is asked for. */
+struct offer {
+    char type[48];
+    char subnet[64]; /* "" for EC2's choice */
+    bool spot;
+};
+
+static void run_form(const struct ec2 *e, const struct ssh_host *h, const char *ami,
+                     const struct offer *o, const char *token, struct buf *form)
+{
+    const struct config *cfg = e->cfg;
+    cleanup_free char *data = user_data(cfg);
+    char group[64];
+
+    ec2_form(form, "RunInstances");
+    ec2_param(form, ami, "ImageId");
+    ec2_param(form, o->type, "InstanceType");
+    ec2_param(form, "1", "MinCount");
+    ec2_param(form, "1", "MaxCount");
+    ec2_param(form, token, "ClientToken");
+    ec2_param(form, "terminate", "InstanceInitiatedShutdownBehavior");
+    ec2_param(form, "required", "MetadataOptions.HttpTokens");
+    ec2_param(form, "1", "MetadataOptions.HttpPutResponseHopLimit");
+    ec2_param(form, data, "UserData");
+    if (cfg->ec2_key_name[0])
+        ec2_param(form, cfg->ec2_key_name, "KeyName");
+    if (o->subnet[0])
+        ec2_param(form, o->subnet, "SubnetId");
+    for (size_t i = 0; ec2_item(cfg->ec2_security_groups, i, group, sizeof(group)); i++)
+        ec2_param(form, group, "SecurityGroupId.%zu", i + 1);
+    if (cfg->ec2_instance_profile[0])
+        ec2_param(form, cfg->ec2_instance_profile, "IamInstanceProfile.Name");
+    if (o->spot) {
+        ec2_param(form, "spot", "InstanceMarketOptions.MarketType");
+        ec2_param(form, "one-time", "InstanceMarketOptions.SpotOptions.SpotInstanceType");
+        ec2_param(form, "terminate",
+                  "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior");
+    }
+    tags(e, form, h, token);
+}
+
+static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const struct offer *o,
+                   int64_t deadline, enum ec2_trouble *trouble, struct error *err)
+{
+    struct ec2_place *p = h->lent;
+    struct buf form cleanup_buf = BUF_INIT(0);
+    struct xml *x = NULL;
+    uuid_t uuid;
+    char token[37];
+
+    /* A new one for each offer; ec2_call may repeat it, and gets the same instance. */
+    uuid_generate(uuid);
+    uuid_unparse_lower(uuid, token);
+    pthread_mutex_lock(&e->b->lock);
+    snprintf(p->token, sizeof(p->token), "%s", token);
+    pthread_mutex_unlock(&e->b->lock);
+    run_form(e, h, ami, o, token, &form);
+    int r = ec2_call(e->api, &form, deadline, &x, trouble, err);
+    if (r < 0)
+        return r;
+    const char *id = xml_text(x, "instancesSet/item/instanceId");
+    pthread_mutex_lock(&e->b->lock);
+    snprintf(p->instance, sizeof(p->instance), "%s", id);
+    snprintf(p->type, sizeof(p->type), "%s", o->type);
+    p->made_ms = p->idle_ms = clock_mono_ms();
+    pthread_mutex_unlock(&e->b->lock);
+    log_event(LOG_INFO_, "ec2.instance", "host", h->spec->name, "instance", id, "image", ami,
+              "type", o->type, "subnet", o->subnet, "market", o->spot ? "spot" : "on-demand", NULL);
+    r = id[0] ? 0 : err_set(err, ERR_TEMPORARY, EPROTO, "RunInstances: no instance in the answer");
+    xml_free(x);
+    return r;
+}
+
+/* All types in all subnets, spot first; the next one only where there is no room. */
+static int launch(struct ec2 *e, struct ssh_host *h, const char *ami, const char *only_type,
+                  int64_t deadline, struct error *err)
+{
+    const struct config *cfg = e->cfg;
+    struct offer o = {.spot = cfg->ec2_spot};
+    enum ec2_trouble trouble = EC2_CAPACITY;
+    int r = err_set(err, ERR_PERMANENT, EINVAL, "ec2_types names no instance type");
+
+    for (;; o.spot = false) {
+        for (size_t t = 0; ec2_item(cfg->ec2_types, t, o.type, sizeof(o.type)); t++) {
+            if (only_type[0] && strcmp(only_type, o.type) != 0)
+                continue;
+            for (size_t s = 0; ec2_item(cfg->ec2_subnets, s, o.subnet, sizeof(o.subnet)) ||
+                               (s == 0 && (o.subnet[0] = '\0', true));
+                 s++) {
+                r = ask_for(e, h, ami, &o, deadline, &trouble, err);
+                if (r == 0 || trouble != EC2_CAPACITY)
+                    return r;
+                log_event(LOG_INFO_, "ec2.full", "type", o.type, "subnet", o.subnet, "market",
+                          o.spot ? "spot" : "on-demand", "reason", err->msg, NULL);
+            }
+        }
+        if (!o.spot)
+            return r;
+    }
+}
+
+/* ---- until it can be logged in to ---- */
+
+static bool pause_until(const struct ec2 *e, int64_t deadline)
+{
+    int64_t next = clock_mono_ms() + POLL_MS;
+
+    return next < deadline && !event_wait(e->b->stop_fd, next);
+}
+
+static int late(struct ec2 *e, const struct ec2_place *p, const char *what, struct error *err)
+{
+    struct pollfd stop = {.fd = e->b->stop_fd, .events = POLLIN};
+
+    if (poll(&stop, 1, 0) > 0)
+        return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
+    return err_set(err, ERR_TEMPORARY, ETIMEDOUT, "instance %s: %s within ec2_boot_ms", p->instance,
+                   what);
+}
+
+static int await_running(struct ec2 *e, struct ssh_host *h, int64_t deadline, struct error *err)
+{
+    const struct ec2_place *p = h->lent;
+    const char *which = e->cfg->ec2_public ? "ipAddress" : "privateIpAddress";
+    struct buf form cleanup_buf = BUF_INIT(0);
+
+    ec2_form(&form, "DescribeInstances");
+    ec2_param(&form, p->instance, "InstanceId.1");
+    do {
+        enum ec2_trouble trouble;
+        struct xml *x = NULL;
+        int r = ec2_call(e->api, &form, deadline, &x, &trouble, err);
+        if (r < 0 && trouble == EC2_GONE)
+            continue; /* not there yet for whoever asks so soon */
+        if (r < 0)
+            return r;
+        const struct xml *i = xml_find(x, "reservationSet/item/instancesSet/item");
+        const char *state = i ? xml_text(i, "instanceState/name") : "pending";
+        bool runs = strcmp(state, "running") == 0 && xml_text(i, which)[0];
+        if (runs)
+            snprintf(h->reach.address, sizeof(h->reach.address), "%s", xml_text(i, which));
+        else if (strcmp(state, "pending") != 0 && strcmp(state, "running") != 0)
+            r = err_set(err, ERR_TEMPORARY, EIO, "instance %s is %.40s: %.200s", p->instance, state,
+                        xml_text(i, "stateReason/message"));
+        xml_free(x);
+        if (runs || r < 0)
+            return r;
+    } while (pause_until(e, deadline));
+    return late(e, p, "it has no address", err);
+}
+
+/* A line's "type key" of a public host key, at *ret_len. */
+static const char *host_key(const char *line, size_t len, size_t *ret_len)
+{
+    static const char *const types[] = {"ssh-ed25519 ", "ecdsa-sha2-nistp256 ", "ssh-rsa "};
+
+    for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+        const char *at = memmem(line, len, types[i], strlen(types[i]));
+        if (!at)
+            continue;
+        size_t key = strlen(types[i]);
+        size_t body = strspn(at + key, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                       "0123456789+/=");
+        *ret_len = key + body;
+        return body > 40 ? at : NULL;
+    }
+    return NULL;
+}
+
+bool ec2_console_keys(const char *text, const char *alias, struct buf *out)
+{
+    static const char first[] = "-----BEGIN SSH HOST KEY KEYS-----",
+                      last[] = "-----END SSH HOST KEY KEYS-----";
+    const char *from = NULL, *to = NULL;
+    bool any = false;
+
+    /* the last whole block: of the last boot */
+    for (const char *p = text; (p = strstr(p, first)) != NULL; p += strlen(first)) {
+        const char *end = strstr(p, last);
+        if (end) {
+            from = p + strlen(first);
+            to = end;
+        }
+    }
+    while (from && from < to) {
+        size_t len = strcspn(from, "\n"), key_len;
+        const char *key = host_key(from, len, &key_len);
+        if (key && buf_printf(out, "%s %.*s\n", alias, (int)key_len, key) == 0)
+            any = true;
+        from += len + (from[len] == '\n');
+    }
+    return any;
+}
+
+static char *decode(const char *base64)
+{
+    size_t len = strlen(base64);
+    char *out = xcalloc(1, len + 1);
+    EVP_ENCODE_CTX *ctx = EVP_ENCODE_CTX_new();
+    int got = 0, rest = 0;
+
+    if (!ctx)
+        abort();
+    EVP_DecodeInit(ctx);
+    if (len > CONSOLE_MAX ||
+        EVP_DecodeUpdate(ctx, (unsigned char *)out, &got, (const unsigned char *)base64, (int)len) <
+            0 ||
+        EVP_DecodeFinal(ctx, (unsigned char *)out + got, &rest) < 0)
+        got = rest = 0;
+    EVP_ENCODE_CTX_free(ctx);
+    out[got + rest] = '\0';
+    return out;
+}
+
+static int keep_keys(struct ec2 *e, struct ssh_host *h, const struct buf *keys, struct error *err)
+{
+    snprintf(h->reach.known_hosts, sizeof(h->reach.known_hosts), "%s/known.%u", e->b->sockets,
+             h->number);
+    cleanup_close int fd =
+        open(h->reach.known_hosts, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int r = fd < 0 ? -errno : write_all(fd, keys->data, keys->len);
+
+    return r < 0 ? err_set_errno(err, ERR_TEMPORARY, -r, "%s", h->reach.known_hosts) : 0;
+}
+
+/* Only what the instance itself has written to its console at boot is its key. */
+static int await_keys(struct ec2 *e, struct ssh_host *h, int64_t deadline, struct error *err)
+{
+    const struct ec2_place *p = h->lent;
+    bool latest = true; /* not every type has it */
+
+    do {
+        struct buf form cleanup_buf = BUF_INIT(0), keys cleanup_buf = BUF_INIT(16384);
+        enum ec2_trouble trouble;
+        struct xml *x = NULL;
+
+        ec2_form(&form, "GetConsoleOutput");
+        ec2_param(&form, p->instance, "InstanceId");
+        if (latest)
+            ec2_param(&form, "true", "Latest");
+        int r = ec2_call(e->api, &form, deadline, &x, &trouble, err);
+        if (r < 0 && latest && trouble != EC2_AWAY) {
+            latest = false;
+            continue;
+        }
+        if (r < 0)
+            return r;
+        cleanup_free char *text = decode(xml_text(x, "output"));
+        xml_free(x);
+        if (ec2_console_keys(text, h->spec->address, &keys))
+            return keep_keys(e, h, &keys, err);
+    } while (pause_until(e, deadline));
+    return late(e, p, "no host key on its console", err);
+}
+
+/* By now it has read all that it needs there; a job is to find nothing. */
+static int close_metadata(struct ec2 *e, const struct ec2_place *p, int64_t deadline,
+                          struct error *err)
+{
+    struct buf form cleanup_buf = BUF_INIT(0);
+    struct xml *x = NULL;
+
+    ec2_form(&form, "ModifyInstanceMetadataOptions");
+    ec2_param(&form, p->instance, "InstanceId");
+    ec2_param(&form, "disabled", "HttpEndpoint");
+    int r = ec2_call(e->api, &form, deadline, &x, NULL, err);
+    xml_free(x);
+    return r;
+}
+
+int ec2_begin(struct ec2 *e, struct ssh_host *h, struct error *err)
+{
+    struct ec2_place *p = h->lent;
+    int64_t deadline = clock_mono_ms() + e->cfg->ec2_boot_ms;
+    size_t ami_len = strcspn(p->want, "+");
+    cleanup_free char *ami = xstrndup(p->want, ami_len);
+
+    int r = launch(e, h, ami, p->want[ami_len] ? p->want + ami_len + 1 : "", deadline, err);
+    if (r == 0)
+        r = await_running(e, h, deadline, err);
+    if (r == 0)
+        r = await_keys(e, h, deadline, err);
+    if (r == 0)
+        r = close_metadata(e, p, deadline, err);
+    return r;
+}
+
+/* ---- the end ---- */
+
+int ec2_terminate(struct ec2 *e, const char *instance, struct error *err)
+{
+    struct buf form cleanup_buf = BUF_INIT(0);
+    struct xml *x = NULL;
+
+    ec2_form(&form, "TerminateInstances");
+    ec2_param(&form, instance, "InstanceId.1");
+    int r = ec2_call(e->api, &form, clock_mono_ms() + END_MS, &x, NULL, err);
+    xml_free(x);
+    return r;
+}
+
+void ec2_end(struct ec2 *e, struct ssh_host *h)
+{
+    struct ec2_place *p = h->lent;
+    struct error err = ERROR_INIT;
+
+    if (p->instance[0]) {
+        pthread_mutex_lock(&e->b->lock);
+        cleanup_free char *why = xstrdup(h->why);
+        pthread_mutex_unlock(&e->b->lock);
+        int r = ec2_terminate(e, p->instance, &err);
+        log_event(r < 0 ? LOG_WARN_ : LOG_INFO_, r < 0 ? "ec2.lingers" : "ec2.ended", "host",
+                  h->spec->name, "instance", p->instance, "reason", r < 0 ? err.msg : why, NULL);
+    }
+    /* what was not ended is nobody's from here on, and so the sweeper's */
+    pthread_mutex_lock(&e->b->lock);
+    p->token[0] = p->instance[0] = p->want[0] = '\0';
+    pthread_mutex_unlock(&e->b->lock);
+    h->reach = (struct ssh_reach){.address = ""};
+}

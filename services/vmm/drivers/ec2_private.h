@@ -1,0 +1,73 @@
+#ifndef MILONGA_EC2_PRIVATE_H
+#define MILONGA_EC2_PRIVATE_H
+
+/* Between ec2.c (when there is need of an instance, and of which), ec2_instance.c (one from the
+ * wish to its end) and ec2_sweep.c (those that nobody claims).
+ *
+ * Whose an instance is stands in its tags from its first moment, with the token under which it was
+ * asked for. A place claims a token before it asks, and until it has ended what came of it: so an
+ * instance with our tags and a token that no place claims is left over, be it from a vmm that was
+ * killed, from an answer that was lost, or from an end that failed. No record is kept elsewhere. */
+
+#include "services/vmm/drivers/ec2_api.h"
+#include "services/vmm/drivers/ssh_private.h"
+
+#define EC2_TAG_DEPLOYMENT "milonga:deployment"
+#define EC2_TAG_VMM        "milonga:vmm"
+#define EC2_TAG_TOKEN      "milonga:token"
+#define EC2_DIGEST_MAX     96
+
+/* A place for an instance: what an ssh_host's `lent` is. All but `spec` with the backend's lock. */
+struct ec2_place {
+    struct config_ssh_host spec;
+    char want[EC2_DIGEST_MAX]; /* what it is got for: AMI or AMI+TYPE; "" while it is vacant */
+    char next[EC2_DIGEST_MAX]; /* what it is to be got for once it has been given back */
+    char token[64];            /* claimed; "" for none */
+    char instance[32];         /* "" while it is not known */
+    char type[48];
+    int64_t made_ms, idle_ms; /* mono */
+};
+
+struct ec2_image {
+    char *name, *ami, *created;
+};
+
+struct ec2 {
+    const struct config *cfg;
+    struct backend *b;
+    struct ec2_api *api;
+    struct ec2_place *places; /* one a host */
+    size_t place_ct;
+    pthread_t sweeper;
+    bool sweeps;
+
+    /* the backend's lock */
+    struct ec2_image *images;
+    size_t image_ct;
+    int64_t images_at;   /* 0: never */
+    int64_t quiet_until; /* no instance is asked for before */
+    unsigned failures;   /* of asking, in a row */
+    char why[480];       /* of the last one */
+};
+
+/* ---- ec2_instance.c ---- */
+
+/* Asks for an instance of what the host's place wants and waits until its host key is known; fills
+ * in the place and the host's `reach`. What it got half-way, ec2_end() ends. */
+int ec2_begin(struct ec2 *e, struct ssh_host *h, struct error *err);
+void ec2_end(struct ec2 *e, struct ssh_host *h);
+int ec2_terminate(struct ec2 *e, const char *instance, struct error *err);
+/* The known_hosts lines, under `alias`, of the last keys that a console's text tells; appended to
+ * out. False when it tells none (yet). */
+bool ec2_console_keys(const char *text, const char *alias, struct buf *out);
+/* The `*at`th word of a comma list; false when there are not so many. */
+bool ec2_item(const char *list, size_t at, char out[], size_t size);
+
+/* ---- ec2_sweep.c ---- */
+
+/* One look: ends what nobody claims. */
+int ec2_sweep(struct ec2 *e, int64_t deadline, struct error *err);
+void ec2_sweep_start(struct ec2 *e);
+void ec2_sweep_stop(struct ec2 *e);
+
+#endif

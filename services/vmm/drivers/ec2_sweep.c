@@ -1,0 +1,114 @@
+#include "services/vmm/drivers/ec2_private.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "services/vmm/sync.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SWEEP_MS 30000
+
+static const char *tag_of(const struct xml *instance, const char *key)
+{
+    for (const struct xml *t = xml_find(instance, "tagSet/item"); t; t = xml_next(t))
+        if (strcmp(xml_text(t, "key"), key) == 0)
+            return xml_text(t, "value");
+    return "";
+}
+
+static bool claimed(struct ec2 *e, const char *token)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&e->b->lock);
+    for (size_t i = 0; i < e->place_ct && !found; i++)
+        found = token[0] && strcmp(e->places[i].token, token) == 0;
+    pthread_mutex_unlock(&e->b->lock);
+    return found;
+}
+
+/* The filters have said it already, and what is not ours must not hang on that. */
+static bool ours(const struct ec2 *e, const struct xml *instance)
+{
+    return strcmp(tag_of(instance, EC2_TAG_DEPLOYMENT), e->cfg->deployment) == 0 &&
+           strcmp(tag_of(instance, EC2_TAG_VMM), e->cfg->vmm_name) == 0;
+}
+
+static void look_at(struct ec2 *e, const struct xml *instance)
+{
+    const char *id = xml_text(instance, "instanceId");
+    struct error err = ERROR_INIT;
+
+    if (!id[0] || !ours(e, instance) || claimed(e, tag_of(instance, EC2_TAG_TOKEN)))
+        return;
+    int r = e->cfg->ec2_reap_dry ? 0 : ec2_terminate(e, id, &err);
+    log_event(LOG_WARN_, r < 0 ? "ec2.unreaped" : "ec2.reaped", "instance", id, "state",
+              xml_text(instance, "instanceState/name"), "launched",
+              xml_text(instance, "launchTime"), "dry", e->cfg->ec2_reap_dry ? "yes" : "no",
+              "reason", err.msg, NULL);
+}
+
+static void sweep_form(const struct ec2 *e, const char *next, struct buf *form)
+{
+    static const char *const states[] = {"pending", "running", "stopping", "stopped"};
+
+    ec2_form(form, "DescribeInstances");
+    ec2_param(form, "100", "MaxResults");
+    ec2_param(form, "tag:" EC2_TAG_DEPLOYMENT, "Filter.1.Name");
+    ec2_param(form, e->cfg->deployment, "Filter.1.Value.1");
+    ec2_param(form, "tag:" EC2_TAG_VMM, "Filter.2.Name");
+    ec2_param(form, e->cfg->vmm_name, "Filter.2.Value.1");
+    ec2_param(form, "instance-state-name", "Filter.3.Name");
+    for (size_t i = 0; i < ARRAY_SIZE(states); i++)
+        ec2_param(form, states[i], "Filter.3.Value.%zu", i + 1);
+    if (next[0])
+        ec2_param(form, next, "NextToken");
+}
+
+int ec2_sweep(struct ec2 *e, int64_t deadline, struct error *err)
+{
+    char next[1024] = "";
+
+    do {
+        struct buf form cleanup_buf = BUF_INIT(0);
+        struct xml *x = NULL;
+
+        sweep_form(e, next, &form);
+        int r = ec2_call(e->api, &form, deadline, &x, NULL, err);
+        if (r < 0)
+            return r;
+        for (const struct xml *v = xml_find(x, "reservationSet/item"); v; v = xml_next(v))
+            for (const struct xml *i = xml_find(v, "instancesSet/item"); i; i = xml_next(i))
+                look_at(e, i);
+        snprintf(next, sizeof(next), "%s", xml_text(x, "nextToken"));
+        xml_free(x);
+    } while (next[0]);
+    return 0;
+}
+
+static void *sweeper_main(void *arg)
+{
+    struct ec2 *e = arg;
+
+    do {
+        struct error err = ERROR_INIT;
+        if (ec2_sweep(e, clock_mono_ms() + SWEEP_MS, &err) < 0)
+            log_event(LOG_WARN_, "ec2.unswept", "reason", err.msg, NULL);
+    } while (!event_wait(e->b->stop_fd, clock_mono_ms() + e->cfg->ec2_reap_ms));
+    return NULL;
+}
+
+void ec2_sweep_start(struct ec2 *e)
+{
+    e->sweeps = true;
+    e->sweeper = thread_start(sweeper_main, e);
+}
+
+void ec2_sweep_stop(struct ec2 *e)
+{
+    if (e->sweeps)
+        pthread_join(e->sweeper, NULL);
+    e->sweeps = false;
+}

@@ -1,0 +1,268 @@
+"""The ec2 driver on an endpoint of the tests' own (harness/ec2.py), whose instances are real sshd hosts in namespaces."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from harness.ec2 import REGION, Ec2
+from harness.process import plain_env, wait_for
+from harness.stack import BUILD
+from harness.tango import messages
+
+PROBE = BUILD / "driver_probe"
+DONE = "Success: Autodriver returned normally"
+IMAGE = "autograding_image"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PROBE.exists(), reason="make build/driver_probe first"),
+]
+
+
+@pytest.fixture(scope="module")
+def farm(make_farm):
+    return make_farm(0)
+
+
+@pytest.fixture
+def ec2(farm):
+    double = Ec2(farm)
+    yield double
+    left = [(i.id, i.tags) for i in double.alive() if "milonga:deployment" in i.tags and i.tags["milonga:deployment"] == "mts"]
+    double.stop()
+    assert not left, "instances that somebody pays for"
+
+
+def settings(farm, **more):
+    return {"ec2_types": "t3.large,c5.large", "ec2_subnets": "subnet-a,subnet-b", "ec2_key_name": "milonga", "ec2_user": "root",
+            "ssh_key": farm.key, "ssh_config": "/dev/null", "ssh_dead_ms": "4000ms", "deployment": "mts", "ec2_max": 2, **more}
+
+
+class Probe:
+    def __init__(self, ec2, data):
+        self.ec2, self.data, self.aws = ec2, data, ec2.environment()
+
+    def start(self, *args, config=None, **keys):
+        config = settings(self.ec2.farm, data_dir=self.data, vmm_name="v", autodriver=BUILD / "autodriver", **(config or {}))
+        env = plain_env(**{f"MILONGA_{k.upper()}": v for k, v in config.items()}, MILONGA_DRIVER="ec2", **self.aws)
+        if args[0] == "run":
+            keys["wait"] = 1
+        return subprocess.Popen([PROBE, "ec2", *map(str, args), *(f"{k}={v}" for k, v in keys.items())],
+                                env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def call(self, *args, **keys):
+        p = self.start(*args, **keys)
+        p.out, p.err = p.communicate(timeout=90)
+        return p
+
+    def job(self, *lines, image=IMAGE, **keys):
+        return self.call("run", image, makefile="all:\\n" + "".join(f"\\t@{x}\\n" for x in lines), **keys)
+
+
+@pytest.fixture
+def probe(ec2, work_dir):
+    return Probe(ec2, work_dir / "probe")
+
+
+def launches(ec2):
+    return [a for action, a in ec2.calls if action == "RunInstances"]
+
+
+def test_a_job_on_an_instance(ec2, probe):
+    done = probe.job("id -un", "echo it runs")
+    assert done.returncode == 0 and done.out == "autograde\nit runs\n", done.err
+    assert not ec2.refused or all("InvalidInstanceID.NotFound" in x for x in ec2.refused), ec2.refused
+    [i] = ec2.instances.values()
+    assert i.state == "terminated" and i.metadata == "disabled"
+    assert i.image == "ami-0000000a" and i.type == "t3.large" and i.zone == "eu-test-1a" and not i.spot
+    assert i.tags["milonga:deployment"] == "mts" and i.tags["milonga:vmm"] == "v" and i.tags["Name"] == "local-ec2-1"
+    [asked] = launches(ec2)
+    assert asked["MetadataOptions"]["HttpTokens"] == "required" and asked["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert asked["KeyName"] == "milonga"
+
+
+def test_images_by_tag_and_by_type(ec2, probe):
+    names = [line.split()[0] for line in probe.call("images").out.splitlines()]
+    assert names == [f"{n}{t}" for n in ("autograding_image", "other_image") for t in ("", "+t3.large", "+c5.large")]
+    done = probe.job("echo typed", image="other_image+c5.large")
+    assert done.out == "typed\n", done.err
+    [i] = ec2.instances.values()
+    assert (i.image, i.type) == ("ami-0000000b", "c5.large")
+    assert probe.job("true", image="nothing").returncode != 0
+    assert len(ec2.instances) == 1
+
+
+def test_an_answer_that_is_lost_is_no_second_instance(ec2, probe):
+    ec2.lose("RunInstances")
+    ec2.lose("TerminateInstances")
+    assert probe.job("echo once").out == "once\n"
+    assert len(ec2.instances) == 1 and len({a["ClientToken"] for a in launches(ec2)}) == 1 and len(launches(ec2)) == 2
+
+
+def test_where_there_is_no_room_the_next_is_tried(ec2, probe):
+    """Both zones of a type, then the other type; spot before on demand."""
+    for subnet in ec2.subnets:
+        for kind in ("t3.large", "c5.large"):
+            ec2.full(kind, subnet, "spot")
+        ec2.full("t3.large", subnet, "on-demand")
+    ec2.full("c5.large", "subnet-a", "on-demand")
+    done = probe.job("echo found", config={"ec2_spot": "yes"})
+    assert done.out == "found\n", done.err
+    tried = [(a["InstanceType"], a["SubnetId"], "spot" if "InstanceMarketOptions" in a else "on-demand") for a in launches(ec2)]
+    zones = ("subnet-a", "subnet-b")
+    assert tried == [(t, s, m) for m in ("spot", "on-demand") for t in ("t3.large", "c5.large") for s in zones]
+
+
+def test_no_room_anywhere_is_said(ec2, probe):
+    for kind in ("t3.large", "c5.large"):
+        for subnet in ec2.subnets:
+            ec2.full(kind, subnet, "on-demand")
+    done = probe.job("true")
+    assert done.returncode == 1 and "InsufficientInstanceCapacity" in done.err and "class=temporary" in done.err
+    assert not ec2.instances
+
+
+def test_throttling_is_waited_out(ec2, probe):
+    ec2.fail("RunInstances", "RequestLimitExceeded", times=2, status=503)
+    ec2.fail("DescribeImages", "RequestLimitExceeded", times=1, status=503)
+    done = probe.job("echo patient")
+    assert done.out == "patient\n" and "event=ec2.throttled" in done.err, done.err
+
+
+def test_another_host_key_is_refused(ec2, probe):
+    """Whoever answers at the address has not the key that the console told: no job goes there, and it is ended."""
+    ec2.imposter = True
+    done = probe.job("echo secret")
+    assert done.returncode == 1 and "Host key verification failed" in done.err and "secret" not in done.out
+    assert not ec2.alive()
+
+
+@pytest.mark.parametrize("code,says", [("UnauthorizedOperation", "IAM policy"), ("RequestExpired", "clock")])
+def test_what_an_operator_must_mend_is_named(ec2, probe, code, says):
+    ec2.fail("DescribeImages", code, times=3, status=403)
+    done = probe.call("images")
+    assert done.returncode == 1 and f"DescribeImages: {code}" in done.err and says in done.err and "class=permanent" in done.err
+
+
+def test_a_wrong_secret_and_no_keys_at_all(ec2, probe):
+    probe.aws["AWS_SECRET_ACCESS_KEY"] = "wrong"
+    done = probe.call("images")
+    assert "SignatureDoesNotMatch" in done.err and "check the AWS keys" in done.err and "wrong" not in done.err
+    del probe.aws["AWS_SECRET_ACCESS_KEY"]
+    probe.aws["AWS_EC2_METADATA_DISABLED"] = "true"
+    assert "no AWS keys" in probe.call("images").err
+
+
+def test_keys_of_the_role_and_of_a_profile(ec2, probe, work_dir):
+    """IMDSv2 gives keys with a token; a token that EC2 calls expired is fetched anew."""
+    for k in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del probe.aws[k]
+    ec2.keys["ASIAROLE"] = ("role+secret/=", "token/with+odd==")
+    ec2.role = "ASIAROLE"
+    probe.aws["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = ec2.imds_url + "/"
+    ec2.fail("DescribeImages", "ExpiredToken", status=400)
+    done = probe.call("images")
+    assert done.returncode == 0 and IMAGE in done.out, (done.err, ec2.refused)
+    file = work_dir / "credentials"
+    file.write_text(f"[default]\naws_access_key_id = X\naws_secret_access_key = Y\n[lab]\naws_access_key_id = AKIATEST\n"
+                    f"aws_secret_access_key = {ec2.keys['AKIATEST'][0]}\n")
+    ec2.role = None
+    probe.aws.update(AWS_SHARED_CREDENTIALS_FILE=file, AWS_PROFILE="lab")
+    assert IMAGE in probe.call("images").out
+
+
+# ---- what is left over ----
+
+def test_invariant_8_a_killed_vmm_leaves_nothing_for_long(ec2, probe):
+    """The next one ends what it finds of its own, and nothing else: no other vmm's, no other deployment's, nobody's."""
+    strangers = [ec2.stranger(), ec2.stranger(Name="local-ec2-1"), ec2.stranger(**{"milonga:deployment": "mts2", "milonga:vmm": "v"}),
+                 ec2.stranger(**{"milonga:deployment": "mts3", "milonga:vmm": "v", "milonga:token": "t"})]
+    assert probe.call("run", IMAGE, "kill-after=load", makefile="all:\\n\\tsleep 60\\n").returncode == -signal.SIGKILL
+    [ours] = [i for i in ec2.alive() if i not in strangers]
+    dry = probe.call("health", config={"ec2_reap_dry": "yes"})
+    assert f"instance={ours.id}" in dry.err and "dry=yes" in dry.err and ours.state == "running"
+    done = probe.call("health")
+    assert f"event=ec2.reaped instance={ours.id}" in done.err and ours.state == "terminated"
+    assert all(i.state != "terminated" for i in strangers)
+
+
+def test_an_instance_of_which_nobody_was_told(ec2, probe):
+    """Killed between RunInstances and its answer."""
+    ec2.boot_s = 5
+    p = probe.start("run", IMAGE)
+    wait_for("the call", lambda: ec2.alive(), 20)
+    p.kill()
+    p.communicate()
+    assert ec2.alive()
+    probe.call("health")
+    assert not ec2.alive()
+
+
+def test_one_that_does_not_boot_is_ended(ec2, probe):
+    ec2.stuck = True
+    done = probe.job("true", config={"ec2_boot_ms": "4s"})
+    assert done.returncode == 1 and "ec2_boot_ms" in done.err
+    assert len(ec2.instances) == 1 and not ec2.alive()
+
+
+# ---- in an installation ----
+
+@pytest.fixture
+def stack(ec2, make_stack):
+    s = make_stack(driver="ec2", slots="0", pool_size="0", start=False,
+                   **settings(ec2.farm, ec2_idle_s="3s", ec2_reap_ms="2s"))
+    s.vmm.env.update(ec2.environment())
+    yield s.start()
+    s.stop()
+
+
+def test_machines_come_with_the_queue_and_go_with_it(ec2, stack):
+    assert not ec2.alive()
+    jobs = [stack.tango.submit(f"autograde:\n\t@sleep 1; echo job {i}\n") for i in range(5)]
+    for i, (ident, lab, output) in enumerate(jobs):
+        entry = stack.tango.wait_dead(ident, 90)
+        assert messages(entry)[-1] == DONE, entry
+        assert stack.tango.poll(lab, output).endswith(f"\njob {i}\n".encode())
+    assert len(ec2.instances) == 2  # the most that there may be, and used again
+    wait_for("the instances to go", lambda: not ec2.alive(), 30)
+
+
+def test_without_capacity_jobs_wait_and_are_not_charged(ec2, stack):
+    for kind in ("t3.large", "c5.large"):
+        for subnet in ec2.subnets:
+            ec2.full(kind, subnet, "on-demand")
+    ident, lab, output = stack.tango.submit("autograde:\n\t@echo in the end\n")
+    wait_for("the reason", lambda: "InsufficientInstanceCapacity" in stack.vmm.text() and ec2.count("RunInstances") >= 8, 60)
+    assert stack.vmm.text().count("event=attempt.given_back") < 10
+    assert not ec2.instances
+    ec2.no_room.clear()
+    entry = stack.tango.wait_dead(ident, 90)
+    assert messages(entry)[-1] == DONE, entry
+    assert stack.tango.poll(lab, output).endswith(b"\nin the end\n")
+
+
+def test_invariant_4_a_reclaimed_instance_costs_that_attempt(ec2, stack):
+    ident, lab, output = stack.tango.submit("autograde:\n\t@echo begun; sleep 5; echo ended\n")
+    stack.tango.wait_output(ident, "begun", 60)
+    [first] = ec2.alive()
+    ec2.reclaim(first)
+    entry = stack.tango.wait_dead(ident, 90)
+    assert messages(entry)[-1] == DONE, entry
+    assert stack.tango.poll(lab, output).endswith(b"\nbegun\nended\n")
+    assert len(ec2.instances) == 2
+    wait_for("the other to go", lambda: not ec2.alive(), 30)
+
+
+def test_another_image_takes_the_place_of_an_idle_one(ec2, make_stack):
+    s = make_stack(driver="ec2", slots="0", pool_size="0", start=False, **settings(ec2.farm, ec2_max=1, ec2_idle_s="1h"))
+    s.vmm.env.update(ec2.environment())
+    s.start()
+    for name in (IMAGE, "other_image", "other_image+t3.large"):
+        ident, lab, output = s.tango.submit("autograde:\n\t@echo $$0\n", image=name)
+        assert messages(s.tango.wait_dead(ident, 90))[-1] == DONE
+    assert [i.image for i in ec2.instances.values()] == ["ami-0000000a", "ami-0000000b"]
+    assert len(ec2.alive()) == 1
+    s.stop()
+    assert not ec2.alive()
