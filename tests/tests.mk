@@ -26,7 +26,7 @@ $(B)/fuzz/%: tests/fuzz/%.c $(B)/fuzz/lib.a
 	$(Q)$(FUZZ_CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LDLIBS)
 
 
-test: check system points ## all tests; starts every server that it needs
+test: check system states ## all tests; starts every server that it needs
 units: $(UNITS)
 check: all $(UNITS) ## unit tests
 	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
@@ -37,9 +37,12 @@ compose: all ## docker-compose.yml from nothing to nothing, on an engine of its 
 	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) -m pytest -q tests/system/test_compose.py -m compose $(PYTEST_ARGS)
 packages: ## the Debian package built, judged, installed and removed, as root
 	$(PYTHON) -m pytest -q tests/system/test_deb.py -m packages $(PYTEST_ARGS)
-points: ## crash points: all on null, most on oci, those of machines on docker; each state of a job on both; the judge's own tests
+states: ## each process killed in each state of a job, on oci and docker; the judge's own tests
 	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
 	$(PYTHON) -m pytest -q tests/chaos
+	MILONGA_BUILD=$(abspath $(B))/crash $(PYTHON) tests/chaos/points.py --states
+points: ## crash points: all on null, most on oci, those of machines on docker
+	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
 	MILONGA_BUILD=$(abspath $(B))/crash $(PYTHON) tests/chaos/points.py $(or $(POINTS_ARGS),--short)
 guards: ## builds with one guard taken out each, which the judge has to notice
 	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all

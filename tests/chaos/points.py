@@ -12,7 +12,7 @@ Or, told by the states of a job instead of by the points of a process:
     state  the job is held in each of its states, by letting who has it stand still; then each process is killed there
 
 
-    points.py [--driver null|oci|docker] [--how die,pause,…] [--services api,dispatcher,vmm] [--only TEXT] | --short | --all
+    points.py [--driver null|oci|docker] [--how die,pause,…] [--services api,dispatcher,vmm] [--only TEXT] | --states | --short | --all
 
 MILONGA_BUILD is a build made with CRASHPOINTS=1 (base/crashpoint.h). Prints the number of points, and how long it took from
 the restart (or from waking) until nothing was left to do.
@@ -400,7 +400,8 @@ def arguments():
     parser.add_argument("--keep", action="store_true", help="keep the directory of a run that failed")
     parser.add_argument("--patience", type=float, default=30, help="seconds for a job to come to its end")
     parser.add_argument("--first", action="store_true", help="only the first passing of each")
-    parser.add_argument("--short", action="store_true", help="null: die; oci and docker: die at the first passing of each, and in each state")
+    parser.add_argument("--short", action="store_true", help="null: die; oci and docker: die at the first passing of each")
+    parser.add_argument("--states", action="store_true", help="oci and docker: in each state")
     parser.add_argument("--all", action="store_true", help="all drivers, all services, die and pause, in each state")
     return parser.parse_args()
 
@@ -466,10 +467,11 @@ def main():
     args = arguments()
     drivers = [d for d, needs in (("null", ()), ("oci", ("crun",)), ("docker", ("dockerd", "docker")))
                if all(map(shutil.which, needs)) and (not needs or os.geteuid() == 0)]
-    if args.short:
+    if args.states:
+        plans = [(d, ",".join(SERVICES), "state") for d in reversed(drivers[1:])]
+    elif args.short:
         # The slow ones first. Engines share a store, so theirs run one after the other: no more than the rest has time for.
-        plans = [(d, s, h, *more) for d in reversed(drivers[1:])
-                 for s, h, *more in ((",".join(SERVICES), "state"), ("vmm", "die", "--first"))]
+        plans = [(d, "vmm", "die", "--first") for d in reversed(drivers[1:])]
         plans += [("oci", s, "die", "--first") for s in ("api", "dispatcher") if "oci" in drivers]
         plans += [("null", "vmm", "wake,twin", "--only", "vmm.")] + [("null", s, "die") for s in SERVICES]
     elif args.all:

@@ -62,24 +62,25 @@ def test_the_engine_is_killed_under_a_job(stack, mortal, receiver, gap):
     job.check(90)
 
 
-def test_the_image_goes_between_accept_and_run(stack, mortal):
+def test_the_image_goes_between_accept_and_run(stack, mortal, tmp_path):
     """The job waits, is not charged and says what it waits for; with the image there again it runs."""
-    mortal.docker("tag", image.NAME, "put-aside")
+    aside = tmp_path / "image.tar"
+    mortal.docker("save", "-o", aside, image.NAME)
+    content = mortal.docker("image", "inspect", "-f", "{{.Id}}", image.NAME).strip()
     stack.dispatcher.signal(signal.SIGSTOP)
     try:
         ident, *_ = stack.tango.submit("all:\n\t@true\n")
-        mortal.docker("rmi", image.NAME)
+        mortal.docker("rmi", "-f", content)  # under all its names
     finally:
         stack.dispatcher.signal(signal.SIGCONT)
     try:
-        wait_for("a vmm without it", lambda: b"put-aside" in stack.redis.client.hkeys("{milonga}:img") and
-                 not stack.redis.client.hexists("{milonga}:img", image.NAME), 60)
+        wait_for("a vmm without it", lambda: not stack.redis.client.hexists("{milonga}:img", image.NAME), 30)
         waits, dead = stack.tango.job(ident)
         assert not dead and waits["retries"] == 0, waits
         answer = requests.get(f"{stack.tango.base}/v1/jobs/{ident}/why", headers={"Authorization": f"Bearer {stack.tango.key}"}, timeout=10)
         assert answer.status_code == 200 and image.NAME in answer.text, answer.text
     finally:
-        mortal.docker("tag", "put-aside", image.NAME)
+        mortal.docker("load", "-i", aside)
     entry = stack.tango.wait_dead(ident, 90)
     assert messages(entry)[-1] == FINAL
 
