@@ -25,8 +25,8 @@
 
 #define IMAGES_MS     60000 /* so long what was asked about images holds */
 #define OPEN_MS       20000
-#define LAST_MS       10000
-#define LOOK_MS       1000 /* a wish may have come to nothing meanwhile */
+#define LAST_MS       45000 /* longer than a throttled account is left alone */
+#define LOOK_MS       1000  /* a wish may have come to nothing meanwhile */
 #define QUIET_BASE_MS 2000
 #define QUIET_CAP_MS  60000
 
@@ -211,7 +211,7 @@ static bool could(struct backend *b, const char *digest, bool *ret_hopes)
 
     for (size_t i = 0; i < e->image_ct && !known; i++)
         known = strlen(e->images[i].ami) == len && memcmp(e->images[i].ami, digest, len) == 0;
-    *ret_hopes = known && !is_quiet(e);
+    *ret_hopes = known && (!is_quiet(e) || supply(b, digest) > 0); /* one may be on its way */
     return known;
 }
 

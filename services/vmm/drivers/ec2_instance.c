@@ -202,7 +202,7 @@ static int await_running(struct ec2 *e, struct ssh_host *h, int64_t deadline, st
         if (r < 0 && trouble == EC2_GONE)
             continue; /* not there yet for whoever asks so soon */
         if (r < 0)
-            return r;
+            return clock_mono_ms() < deadline ? r : late(e, p, "not running", err);
         const struct xml *i = xml_find(x, "reservationSet/item/instancesSet/item");
         const char *state = i ? xml_text(i, "instanceState/name") : "pending";
         bool runs = strcmp(state, "running") == 0 && xml_text(i, which)[0];
@@ -277,6 +277,9 @@ static char *decode(const char *base64)
         EVP_DecodeFinal(ctx, (unsigned char *)out + got, &rest) < 0)
         got = rest = 0;
     EVP_ENCODE_CTX_free(ctx);
+    for (int i = 0; i < got + rest; i++)
+        if (out[i] == '\0') /* firmware writes what it likes before the keys come */
+            out[i] = '\n';
     out[got + rest] = '\0';
     return out;
 }
@@ -313,7 +316,7 @@ static int await_keys(struct ec2 *e, struct ssh_host *h, int64_t deadline, struc
             continue;
         }
         if (r < 0)
-            return r;
+            return clock_mono_ms() < deadline ? r : late(e, p, "no host key on its console", err);
         cleanup_free char *text = decode(xml_text(x, "output"));
         xml_free(x);
         if (ec2_console_keys(text, h->spec->address, &keys))

@@ -506,16 +506,15 @@ static void begin_life(struct ssh_host *h)
     pthread_mutex_unlock(&h->b->lock);
 }
 
-/* What a host says that has an address already, and no sshd yet. */
+/* A host that has only just got its address may fail in many ways; these do not pass. */
 static bool boots_still(const struct error *err)
 {
-    static const char *const signs[] = {"Connection refused", "timed out", "No route to host",
-                                        "kex_exchange_identification"};
+    static const char *const signs[] = {"Host key verification failed", "Permission denied"};
 
     for (size_t i = 0; i < ARRAY_SIZE(signs); i++)
         if (strstr(err->msg, signs[i]))
-            return true;
-    return false;
+            return false;
+    return err->class == ERR_TEMPORARY;
 }
 
 /* A rented host may need some tries, for it has only just begun. */
@@ -545,6 +544,7 @@ static bool live(struct ssh_host *h, unsigned *tries, struct error *err)
     int r = find_host(h, err);
     bool well = false;
     if (r == 0) {
+        *err = (struct error)ERROR_INIT; /* of a try before */
         come_up(h);
         pthread_mutex_lock(&h->b->lock);
         h->tried = true;

@@ -249,7 +249,8 @@ class Farm:
         self.bridge = f"m{self.letter}{os.getpid() % 1000000}"
         self.mac = "02:5f:5f:5f:5f:02"
         # of the range for benchmarks (RFC 2544), which is never routed; another for each test run
-        self.net = f"198.18.{(os.getpid() + number) % 200 + 50}"
+        worker = int("0" + os.environ.get("PYTEST_XDIST_WORKER", "")[2:]) % 2
+        self.net = f"198.18.{50 + worker * 100 + (os.getpid() // 2 + number) % 100}"
         self.hosts = []
         self.sshd = [x for option in sshd for x in ("-o", option)]
         self.key, self.known_hosts = directory / "key", directory / "known_hosts"
