@@ -25,8 +25,8 @@ GUARDS = {
                          "digest_hex(DIGEST_SHA256, text.data, text.len, info->sha256), info->size = text.len, stored = true;"),
                         ("services/vmm/report.c", "    buf_free(&text);\n    return stored;", "    late = text;\n    return stored;"),
                         ("services/vmm/report.c", "static bool store_feedback(", "static _Thread_local struct buf late;\nstatic bool store_feedback("),
-                        ("services/vmm/report.c", "    tell(a, &script_commit, r->result->counter ? 9 : 8, argv);",
-                         "    tell(a, &script_commit, r->result->counter ? 9 : 8, argv);\n    store_put(a->v->store, late.data, late.len, &info, NULL);")],
+                        ("services/vmm/report.c", "    tell(a, &script_commit, r->result->counter ? 10 : 9, argv);",
+                         "    tell(a, &script_commit, r->result->counter ? 10 : 9, argv);\n    store_put(a->v->store, late.data, late.len, &info, NULL);")],
                        "--services vmm --how die --only redis.commit.after", "no feedback"),
     # a vmm whose name was registered anew goes on under its old epoch
     "epoch": ([("services/vmm/lua/renew.lua", "if h[1] ~= ARGV[2] or h[2] ~= 'up'", "if h[2] ~= 'up'")],
@@ -50,7 +50,8 @@ FLAGS = {"feedback first": '#include "report.h"\n\n#include "base/digest.h"\n'}
 
 def mutant(directory, build, name, changes):
     """A copy of the tree and its objects with the guard taken out, built. Its build directory."""
-    for part in ("libshared", "services", "autodriver", "client", "Makefile"):
+    for part in ("libshared", "services", "autodriver", "hostdriver", "client", "Makefile", "tests/tests.mk", "packaging/install.mk"):
+        (directory / part).parent.mkdir(exist_ok=True)
         (shutil.copytree if (ROOT / part).is_dir() else shutil.copy2)(ROOT / part, directory / part)
     shutil.copytree(build, directory / build.relative_to(ROOT), ignore=lambda d, names: [n for n in names if n in ("guards", "unit")])
     for file, old, new in changes:
