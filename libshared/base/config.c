@@ -191,7 +191,7 @@ const struct config_key config_keys[] = {
     INT(ec2_min, "0", 0, 1000, "so many instances, once there, do not end for being idle"),
     INT(ec2_max, "4", 1, 1000, "instances at once"),
     SECS(ec2_idle_s, "10m", 1, 30 * DAY / SECOND, "an instance without a machine for so long ends"),
-    SECS(ec2_max_age_s, "1d", 60, 365 * DAY / SECOND, "an instance of that age gets no more jobs"),
+    SECS(ec2_max_age_s, "1d", 1, 365 * DAY / SECOND, "an instance of that age gets no more jobs"),
     MSECS(ec2_boot_ms, "160s", 1 * SECOND, 1 * HOUR, "time from asking for an instance to its host key"),
     MSECS(ec2_reap_ms, "60s", 1 * SECOND, 1 * HOUR, "how often instances that nobody claims are looked for"),
     YESNO(ec2_reap_dry, "no", "name them in the log and leave them alone"),

@@ -117,8 +117,8 @@ struct driver {
                 struct error *err);
     /* Removes one of them by name; an unknown name is no error. */
     int (*reap)(struct backend *b, const char *name, struct error *err);
-    /* Whether a machine (warm, by its shape the right one) has the labels of the spec. NULL: all
-     * machines of a vmm are alike. */
+    /* Whether a machine (warm, by its shape the right one) has the labels of the spec; false, too,
+     * when it is not to be used any more. NULL: all machines of a vmm are alike. */
     bool (*fits)(struct machine *m, const struct machine_spec *spec);
     /* How many machines there can be at once: what `slots = 0` stands for. NULL: it is this host's
      * cores that count. */

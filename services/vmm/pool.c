@@ -261,10 +261,12 @@ static unsigned want_kind(const struct pool *p, const struct wish *w, bool netwo
     return network ? w->want - w->quiet : w->quiet;
 }
 
-static bool is_stale(struct pool *p, const struct wish *w, const struct machine *m)
+static bool is_stale(struct pool *p, const struct wish *w, struct machine *m)
 {
-    if (clock_mono_ms() - m->made_ms > AGE_MAX_MS)
-        return true;
+    static const struct machine_spec plain = {.label_ct = 0};
+    const struct driver *d = p->v->driver;
+    if (clock_mono_ms() - m->made_ms > AGE_MAX_MS || (d->fits && !d->fits(m, &plain)))
+        return true; /* the second: no job would get it any more */
     cleanup_free char *digest = watch_image(p->v->watch, w->image);
     struct machine_shape due = vmm_default_shape(p->v, w->image, digest);
     shape_by(w, &due);

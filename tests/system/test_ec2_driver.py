@@ -31,8 +31,10 @@ def ec2(farm):
     double = Ec2(farm)
     yield double
     left = [(i.id, i.tags) for i in double.alive() if "milonga:deployment" in i.tags and i.tags["milonga:deployment"] == "mts"]
+    ended = [(i.id, i.left) for i in double.instances.values() if i.left]
     double.stop()
     assert not left, "instances that somebody pays for"
+    assert not ended, "what machines left on instances that were given back"
 
 
 def settings(farm, **more):
@@ -81,6 +83,32 @@ def test_a_job_on_an_instance(ec2, probe):
     [asked] = launches(ec2)
     assert asked["MetadataOptions"]["HttpTokens"] == "required" and asked["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert asked["KeyName"] == "milonga"
+
+
+def test_no_job_before_its_metadata_are_off(ec2, probe):
+    """EC2 says "pending" first, and until it is more than a wish an instance has its keys."""
+    ec2.apply_s = 3
+    assert probe.job("echo it runs").returncode == 0
+    after = [action for action, _ in ec2.calls]
+    after = after[after.index("ModifyInstanceMetadataOptions"):]
+    assert after.count("DescribeInstances") >= 3
+
+
+@pytest.mark.parametrize("how", ["none", "damaged", "open to all", "no ssh"])
+def test_what_ssh_cannot_use_is_said_before_anything_is_rented(ec2, probe, work_dir, how):
+    key = work_dir / "other_key"
+    config = {"ssh_key": key}
+    if how == "damaged":
+        key.write_text("no key\n")
+        key.chmod(0o600)
+    elif how == "open to all":
+        key.write_bytes(ec2.farm.key.read_bytes())
+        key.chmod(0o644)
+    elif how == "no ssh":
+        config = {"ssh_program": "no-such-ssh"}
+    done = probe.call("images", config=config)
+    assert done.returncode == 1 and "class=permanent" in done.err and not ec2.calls, done.err
+    assert "no-such-ssh cannot be run" in done.err if how == "no ssh" else f"ssh_key = {key} cannot be used" in done.err, done.err
 
 
 def test_images_by_tag_and_by_type(ec2, probe):
@@ -175,6 +203,21 @@ def test_keys_of_the_role_and_of_a_profile(ec2, probe, work_dir):
 
 # ---- what is left over ----
 
+def test_a_stop_ends_what_ec2_does_not_show_yet(ec2, make_stack):
+    """Between RunInstances and the first Describe that knows the instance; also when nobody heard the answer."""
+    s = make_stack(driver="ec2", slots="0", pool_size="0", start=False, **settings(ec2.farm, stop_hands_back="yes"))
+    s.vmm.env.update(ec2.environment())
+    s.start()
+    ec2.lag_s = 4
+    for lost in (0, 100):
+        ec2.lose("RunInstances", lost)
+        before = len(ec2.instances)
+        s.tango.submit("autograde:\n\t@true\n")
+        wait_for("an instance", lambda: len(ec2.instances) > before, 30)
+        s.vmm.stop()
+        assert not ec2.alive()
+        s.vmm.start()
+
 def test_invariant_8_a_killed_vmm_leaves_nothing_for_long(ec2, probe):
     """The next one ends what it finds of its own, and nothing else: no other vmm's, no other deployment's, nobody's."""
     strangers = [ec2.stranger(), ec2.stranger(Name="local-ec2-1"), ec2.stranger(**{"milonga:deployment": "mts2", "milonga:vmm": "v"}),
@@ -256,6 +299,32 @@ def test_invariant_4_a_reclaimed_instance_costs_that_attempt(ec2, stack):
     assert stack.tango.poll(lab, output).endswith(b"\nbegun\nended\n")
     assert len(ec2.instances) == 2
     wait_for("the other to go", lambda: not ec2.alive(), 30)
+
+
+def test_one_that_boots_is_a_backend_that_works(ec2, make_stack):
+    """There is room for one: the place that gets nothing does not have the vmm give up on the other."""
+    s = make_stack(driver="ec2", slots="0", pool_size="0", start=False, **settings(ec2.farm, ec2_types="t3.large", ec2_subnets="subnet-a"))
+    s.vmm.env.update(ec2.environment())
+    s.start()
+    ec2.boot_s, ec2.room = 6, 1
+    jobs = [s.tango.submit(f"autograde:\n\t@echo job {i}\n") for i in range(2)]
+    for ident, _, _ in jobs:
+        assert messages(s.tango.wait_dead(ident, 90))[-1] == DONE
+    assert "InsufficientInstanceCapacity" in s.vmm.text() and "backend.broken" not in s.vmm.text()
+    s.stop()
+
+
+def test_an_old_instance_gets_no_more_jobs(ec2, make_stack):
+    """However many wait: what runs there ends, and then it goes."""
+    s = make_stack(driver="ec2", slots="0", pool_size="0", start=False,
+                   **settings(ec2.farm, ec2_max=1, ec2_slots=2, ec2_max_age_s="5s", ec2_idle_s="1h"))
+    s.vmm.env.update(ec2.environment())
+    s.start()
+    jobs = [s.tango.submit(f"autograde:\n\t@sleep {2 + i % 2}; echo job {i}\n") for i in range(8)]
+    for ident, _, _ in jobs:
+        assert messages(s.tango.wait_dead(ident, 120))[-1] == DONE
+    assert len(ec2.instances) >= 2 and "reason=\"it is as old as ec2_max_age_s\"" in s.vmm.text()
+    s.stop()
 
 
 def test_another_image_takes_the_place_of_an_idle_one(ec2, make_stack):

@@ -29,6 +29,7 @@
 #define LOOK_MS       1000  /* a wish may have come to nothing meanwhile */
 #define QUIET_BASE_MS 2000
 #define QUIET_CAP_MS  60000
+#define CHECK_MS      5000
 
 /* ---- images ---- */
 
@@ -159,6 +160,14 @@ static bool serves(const char *want, const char *digest)
     return digest[0] && strncmp(want, digest, len) == 0 && (want[len] == '\0' || want[len] == '+');
 }
 
+static bool closed(const struct ssh_host *h)
+{
+    const struct ec2 *e = h->b->provided;
+    const struct ec2_place *p = h->lent;
+
+    return clock_mono_ms() - p->made_ms > e->cfg->ec2_max_age_s * 1000;
+}
+
 /* Rooms that there are, or will be. */
 static unsigned supply(const struct backend *b, const char *digest)
 {
@@ -169,7 +178,7 @@ static unsigned supply(const struct backend *b, const char *digest)
         const struct ec2_place *p = h->lent;
         unsigned slots = (unsigned)h->spec->slots;
 
-        if (h->up && ssh_has_image(h, digest))
+        if (h->up && ssh_has_image(h, digest) && !closed(h))
             ct += slots - h->busy;
         else if (!h->up && (serves(p->want, digest) || serves(p->next, digest)))
             ct += slots;
@@ -222,7 +231,7 @@ static const char *tired(struct ssh_host *h)
     int64_t now = clock_mono_ms();
     size_t up = 0;
 
-    if (now - p->made_ms > e->cfg->ec2_max_age_s * 1000)
+    if (closed(h))
         return "it is as old as ec2_max_age_s";
     const char *wish = any_vacant(e) ? NULL : unmet(h->b);
     if (wish && !ssh_has_image(h, wish)) {
@@ -338,6 +347,7 @@ static const struct ssh_provider provider = {
     .came = came,
     .release = release,
     .tired = tired,
+    .closed = closed,
     .could = could,
     .why = why_not,
     .touched = touched,
@@ -348,11 +358,11 @@ static const struct ssh_provider provider = {
 static int ec2_health(struct backend *b, struct error *err)
 {
     const struct ec2 *e = b->provided;
-    bool up = false;
+    bool up = false; /* or on its way there */
 
     pthread_mutex_lock(&b->lock);
     for (size_t i = 0; i < b->host_ct; i++)
-        up = up || b->hosts[i].up;
+        up = up || b->hosts[i].up || e->places[i].instance[0];
     int r = up || !is_quiet(e) ? 0 : err_set(err, ERR_TEMPORARY, EAGAIN, "%s", e->why);
     pthread_mutex_unlock(&b->lock);
     return r;
@@ -360,6 +370,11 @@ static int ec2_health(struct backend *b, struct error *err)
 
 static void free_ec2(struct ec2 *e)
 {
+    while (e->owed) {
+        struct ec2_owed *o = e->owed;
+        e->owed = o->next;
+        free(o);
+    }
     for (size_t i = 0; i < e->place_ct; i++)
         free(e->places[i].spec.name);
     free(e->places);
@@ -372,7 +387,6 @@ static void free_ec2(struct ec2 *e)
 static void ec2_close(struct backend *b)
 {
     struct ec2 *e = b->provided;
-    struct error err = ERROR_INIT;
     bool started = e->sweeps;
 
     event_signal(b->stop_fd);
@@ -381,8 +395,8 @@ static void ec2_close(struct backend *b)
         ssh_host_stop(&b->hosts[i]);
     b->host_ct = 0;
     ec2_api_stop_fd(e->api, -1);
-    if (started && ec2_sweep(e, clock_mono_ms() + LAST_MS, &err) < 0)
-        log_event(LOG_WARN_, "ec2.unswept", "reason", err.msg, NULL);
+    if (started && !ec2_settle(e, clock_mono_ms() + LAST_MS))
+        log_event(LOG_WARN_, "ec2.unsettled", "after_ms", LOG_NUM(LAST_MS), NULL);
     ssh_close(b);
     free_ec2(e);
 }
@@ -409,13 +423,54 @@ static void make_places(struct ec2 *e, struct backend *b)
     }
 }
 
+/* What ssh itself would make of the key, since it is too late to say so when instances are paid
+ * for. Its client and ssh-keygen come together. */
+static int check_ssh(const struct config *cfg, struct error *err)
+{
+    char *const version[] = {cfg->ssh_program, (char[]){"-V"}, NULL};
+    char *const show[] = {(char[]){"ssh-keygen"},
+                          (char[]){"-y"},
+                          (char[]){"-P"},
+                          (char[]){""},
+                          (char[]){"-f"},
+                          cfg->ssh_key,
+                          NULL};
+    struct ssh_child c = SSH_CHILD_INIT;
+    struct ssh_lines lines;
+    char *line = NULL, *said = NULL;
+
+    if (ssh_child_start(version, &c, err) < 0)
+        return err_set(err, ERR_PERMANENT, ENOENT,
+                       "ssh_program = %s cannot be run; install openssh-client", cfg->ssh_program);
+    ssh_child_end(&c, CHECK_MS);
+    if (ssh_child_start(show, &c, err) < 0)
+        return err_set(err, ERR_PERMANENT, ENOENT,
+                       "ssh-keygen cannot be run; install openssh-client");
+    ssh_lines_init(&lines);
+    int r = ssh_line(&lines, c.out_fd, clock_mono_ms() + CHECK_MS, -1, &line);
+    if (r < 0)
+        ssh_child_wait(&c, clock_mono_ms() + CHECK_MS);
+    ssh_hear(&said, c.err_fd);
+    ssh_child_end(&c, 0);
+    cleanup_free char *why = ssh_last_words(said);
+    free(said);
+    buf_free(&lines.in);
+    return r == 0 ? 0
+                  : err_set(err, ERR_PERMANENT, EACCES,
+                            "ssh_key = %s cannot be used: %.200s; it has to be a private key "
+                            "without a passphrase that only this account can read",
+                            cfg->ssh_key, why[0] ? why : "no key in it");
+}
+
 static int ec2_open(const struct config *cfg, struct backend **ret, struct error *err)
 {
     struct ec2 *e = xcalloc(1, sizeof(*e));
     struct error why = ERROR_INIT;
 
     e->cfg = cfg;
-    int r = ec2_api_new(cfg->ec2_region, &e->api, err);
+    int r = check_ssh(cfg, err);
+    if (r == 0)
+        r = ec2_api_new(cfg->ec2_region, &e->api, err);
     if (r == 0)
         r = ssh_backend_new(cfg, &driver_ec2, (size_t)cfg->ec2_max, &e->b, err);
     if (r < 0) {

@@ -86,6 +86,34 @@ static void forget_keys(struct ec2_api *a)
 
 /* ---- one exchange ---- */
 
+static bool only_asks(const struct buf *form)
+{
+    return strncmp(form->data, "Action=Run", 10) != 0 &&
+           strncmp(form->data, "Action=Terminate", 16) != 0;
+}
+
+/* Until it is over, or we are to stop. */
+static CURLcode perform(const struct ec2_api *a, CURL *c, bool stops)
+{
+    CURLM *multi = curl_multi_init();
+    struct curl_waitfd stop = {.fd = a->stop_fd, .events = CURL_WAIT_POLLIN};
+    CURLcode rc = CURLE_ABORTED_BY_CALLBACK;
+    int running = 1, left;
+
+    stops = stops && a->stop_fd >= 0;
+    if (!multi || curl_multi_add_handle(multi, c) != CURLM_OK)
+        abort(); /* memory */
+    while (curl_multi_perform(multi, &running) == CURLM_OK && running && !stop.revents)
+        if (curl_multi_poll(multi, &stop, stops ? 1 : 0, CALL_MS, NULL) != CURLM_OK)
+            break;
+    const CURLMsg *said = running ? NULL : curl_multi_info_read(multi, &left);
+    if (said && said->msg == CURLMSG_DONE)
+        rc = said->data.result;
+    curl_multi_remove_handle(multi, c);
+    curl_multi_cleanup(multi);
+    return rc;
+}
+
 static size_t take(char *data, size_t size, size_t ct, void *arg)
 {
     return buf_append(arg, data, size * ct) == 0 ? size * ct : 0;
@@ -121,7 +149,7 @@ static CURLcode exchange(struct ec2_api *a, const struct ec2_keys *k, const stru
     curl_easy_setopt(c, CURLOPT_WRITEDATA, answer);
     if (bundle && bundle[0])
         curl_easy_setopt(c, CURLOPT_CAINFO, bundle);
-    CURLcode rc = curl_easy_perform(c);
+    CURLcode rc = perform(a, c, only_asks(form));
     curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, status);
     curl_easy_cleanup(c);
     curl_slist_free_all(headers);
@@ -173,8 +201,14 @@ static int judge(const struct buf *form, long status, const struct xml *x, char 
                    code[0] ? code : "no code", message, remedy(code, message));
 }
 
+static bool throttle(const char *code)
+{
+    return strcmp(code, "RequestLimitExceeded") == 0 || strncmp(code, "Throttling", 10) == 0;
+}
+
+/* `out->unsure` only ever becomes true. */
 static int once(struct ec2_api *a, const struct buf *form, int64_t deadline, struct xml **ret,
-                char code[64], enum ec2_trouble *trouble, struct error *err)
+                char code[64], struct ec2_outcome *out, struct error *err)
 {
     struct buf answer cleanup_buf = BUF_INIT(ANSWER_MAX);
     struct ec2_keys k = {0};
@@ -185,35 +219,35 @@ static int once(struct ec2_api *a, const struct buf *form, int64_t deadline, str
     code[0] = '\0';
     int r = lend_keys(a, deadline, &k, err);
     if (r < 0) {
-        *trouble = err->class == ERR_PERMANENT ? EC2_DENIED : EC2_AWAY;
+        out->trouble = err->class == ERR_PERMANENT ? EC2_DENIED : EC2_AWAY;
         return r;
     }
     CURLcode rc = exchange(a, &k, form, deadline, &answer, &status);
     ec2_keys_done(&k);
-    *trouble = EC2_AWAY;
+    out->trouble = EC2_AWAY;
     name_action(form, action);
+    if (rc != CURLE_OK)
+        out->unsure = true;
     if (rc != CURLE_OK)
         return err_set(err, ERR_TEMPORARY, EHOSTUNREACH, "%s: %s: %s", action, a->url,
                        curl_easy_strerror(rc));
     r = xml_parse(answer.data ? answer.data : "", answer.len, &x, err);
-    if (r < 0)
+    if (r < 0) {
+        out->unsure = true;
         return err_wrap(err, "%s: %s: status %ld", action, a->url, status);
+    }
     if (status != 200) {
-        r = judge(form, status, x, code, trouble, err);
+        r = judge(form, status, x, code, &out->trouble, err);
+        out->unsure = out->unsure || (out->trouble == EC2_AWAY && !throttle(code));
         xml_free(x);
         return r;
     }
-    *trouble = EC2_NO_TROUBLE;
+    out->trouble = EC2_NO_TROUBLE;
     *ret = x;
     return 0;
 }
 
 /* ---- calls ---- */
-
-static bool throttle(const char *code)
-{
-    return strcmp(code, "RequestLimitExceeded") == 0 || strncmp(code, "Throttling", 10) == 0;
-}
 
 /* Until nobody is to call, by what all calls have met. False: stopped, or the deadline. */
 static bool await_turn(struct ec2_api *a, int64_t deadline)
@@ -250,9 +284,9 @@ static bool expired(const char *code)
 }
 
 int ec2_call(struct ec2_api *a, const struct buf *form, int64_t deadline, struct xml **ret,
-             enum ec2_trouble *trouble, struct error *err)
+             struct ec2_outcome *outcome, struct error *err)
 {
-    enum ec2_trouble t = EC2_AWAY;
+    struct ec2_outcome o = {.trouble = EC2_AWAY};
     struct error why = ERROR_INIT;
     bool renewed = false;
     char code[64];
@@ -260,21 +294,22 @@ int ec2_call(struct ec2_api *a, const struct buf *form, int64_t deadline, struct
 
     err_set(&why, ERR_TEMPORARY, ETIMEDOUT, "EC2 is not to be called now: it throttles us");
     for (unsigned tries = 0; tries < TRIES_MAX && await_turn(a, deadline); tries++) {
-        r = once(a, form, deadline, ret, code, &t, &why);
+        r = once(a, form, deadline, ret, code, &o, &why);
         note_throttle(a, r < 0 && throttle(code));
         if (r < 0 && expired(code) && !renewed) {
             forget_keys(a);
             renewed = true;
             continue;
         }
-        if (r == 0 || t != EC2_AWAY)
+        if (r == 0 || o.trouble != EC2_AWAY)
             break;
         int64_t again = clock_mono_ms() + clock_backoff_ms(tries, BACKOFF_MS, BACKOFF_CAP);
         if (again >= deadline || (!throttle(code) && event_wait(a->stop_fd, again)))
             break;
     }
-    if (trouble)
-        *trouble = t;
+    o.unsure = o.unsure && r < 0;
+    if (outcome)
+        *outcome = o;
     if (r < 0 && err)
         *err = why;
     return r;

@@ -29,7 +29,8 @@ int ec2_api_new(const char *region, struct ec2_api **ret, struct error *err);
 /* No call may be under way. */
 void ec2_api_free(struct ec2_api *a);
 const char *ec2_api_region(const struct ec2_api *a);
-/* Calls that wait between two tries give up when it (an eventfd) is readable. */
+/* Calls give up when it (an eventfd) is readable: those that only ask, at once; RunInstances and
+ * TerminateInstances hear their answer first. */
 void ec2_api_stop_fd(struct ec2_api *a, int fd);
 
 #define EC2_FORM_MAX 65536
@@ -50,10 +51,15 @@ enum ec2_trouble {
     EC2_DRY_RUN,  /* it would have succeeded */
 };
 
+struct ec2_outcome {
+    enum ec2_trouble trouble;
+    bool unsure; /* it failed, and yet EC2 may have done it */
+};
+
 /* One call, until deadline (mono). *ret is the answer's root, the caller's to xml_free(); NULL in
- * *ret when it failed. `trouble` may be NULL. The error names the action and EC2's code. */
+ * *ret when it failed. `outcome` may be NULL. The error names the action and EC2's code. */
 int ec2_call(struct ec2_api *a, const struct buf *form, int64_t deadline, struct xml **ret,
-             enum ec2_trouble *trouble, struct error *err);
+             struct ec2_outcome *outcome, struct error *err);
 
 /* ---- ec2_keys.c ---- */
 

@@ -15,7 +15,8 @@
 
 #define POLL_MS     1000
 #define END_MS      15000
-#define GRACE_S     3600 /* beyond its age and the longest job, before an instance ends itself */
+#define SEEN_MS     60000 /* by then EC2 knows all that it has made */
+#define GRACE_S     3600  /* beyond its age and the longest job, before an instance ends itself */
 #define CONSOLE_MAX 262144
 
 bool ec2_item(const char *list, size_t at, char out[], size_t size)
@@ -109,7 +110,7 @@ static void run_form(const struct ec2 *e, const struct ssh_host *h, const char *
 }
 
 static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const struct offer *o,
-                   int64_t deadline, enum ec2_trouble *trouble, struct error *err)
+                   int64_t deadline, struct ec2_outcome *outcome, struct error *err)
 {
     struct ec2_place *p = h->lent;
     struct buf form cleanup_buf = BUF_INIT(0);
@@ -122,16 +123,22 @@ static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const str
     uuid_unparse_lower(uuid, token);
     pthread_mutex_lock(&e->b->lock);
     snprintf(p->token, sizeof(p->token), "%s", token);
+    p->unsure = true;
     pthread_mutex_unlock(&e->b->lock);
     run_form(e, h, ami, o, token, &form);
-    int r = ec2_call(e->api, &form, deadline, &x, trouble, err);
-    if (r < 0)
+    int r = ec2_call(e->api, &form, deadline, &x, outcome, err);
+    if (r < 0) {
+        pthread_mutex_lock(&e->b->lock);
+        p->unsure = outcome->unsure;
+        pthread_mutex_unlock(&e->b->lock);
         return r;
+    }
     const char *id = xml_text(x, "instancesSet/item/instanceId");
     pthread_mutex_lock(&e->b->lock);
     snprintf(p->instance, sizeof(p->instance), "%s", id);
     snprintf(p->type, sizeof(p->type), "%s", o->type);
     p->made_ms = p->idle_ms = clock_mono_ms();
+    p->unsure = id[0] == '\0';
     pthread_mutex_unlock(&e->b->lock);
     log_event(LOG_INFO_, "ec2.instance", "host", h->spec->name, "instance", id, "image", ami,
               "type", o->type, "subnet", o->subnet, "market", o->spot ? "spot" : "on-demand", NULL);
@@ -140,13 +147,18 @@ static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const str
     return r;
 }
 
+static bool stopped(const struct ec2 *e)
+{
+    return event_wait(e->b->stop_fd, 0);
+}
+
 /* All types in all subnets, spot first; the next one only where there is no room. */
 static int launch(struct ec2 *e, struct ssh_host *h, const char *ami, const char *only_type,
                   int64_t deadline, struct error *err)
 {
     const struct config *cfg = e->cfg;
     struct offer o = {.spot = cfg->ec2_spot};
-    enum ec2_trouble trouble = EC2_CAPACITY;
+    struct ec2_outcome outcome;
     int r = err_set(err, ERR_PERMANENT, EINVAL, "ec2_types names no instance type");
 
     for (;; o.spot = false) {
@@ -156,8 +168,10 @@ static int launch(struct ec2 *e, struct ssh_host *h, const char *ami, const char
             for (size_t s = 0; ec2_item(cfg->ec2_subnets, s, o.subnet, sizeof(o.subnet)) ||
                                (s == 0 && (o.subnet[0] = '\0', true));
                  s++) {
-                r = ask_for(e, h, ami, &o, deadline, &trouble, err);
-                if (r == 0 || trouble != EC2_CAPACITY)
+                if (stopped(e))
+                    return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
+                r = ask_for(e, h, ami, &o, deadline, &outcome, err);
+                if (r == 0 || outcome.trouble != EC2_CAPACITY || outcome.unsure)
                     return r;
                 log_event(LOG_INFO_, "ec2.full", "type", o.type, "subnet", o.subnet, "market",
                           o.spot ? "spot" : "on-demand", "reason", err->msg, NULL);
@@ -179,9 +193,7 @@ static bool pause_until(const struct ec2 *e, int64_t deadline)
 
 static int late(struct ec2 *e, const struct ec2_place *p, const char *what, struct error *err)
 {
-    struct pollfd stop = {.fd = e->b->stop_fd, .events = POLLIN};
-
-    if (poll(&stop, 1, 0) > 0)
+    if (stopped(e))
         return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
     return err_set(err, ERR_TEMPORARY, ETIMEDOUT, "instance %s: %s within ec2_boot_ms", p->instance,
                    what);
@@ -196,10 +208,10 @@ static int await_running(struct ec2 *e, struct ssh_host *h, int64_t deadline, st
     ec2_form(&form, "DescribeInstances");
     ec2_param(&form, p->instance, "InstanceId.1");
     do {
-        enum ec2_trouble trouble;
+        struct ec2_outcome outcome;
         struct xml *x = NULL;
-        int r = ec2_call(e->api, &form, deadline, &x, &trouble, err);
-        if (r < 0 && trouble == EC2_GONE)
+        int r = ec2_call(e->api, &form, deadline, &x, &outcome, err);
+        if (r < 0 && outcome.trouble == EC2_GONE)
             continue; /* not there yet for whoever asks so soon */
         if (r < 0)
             return clock_mono_ms() < deadline ? r : late(e, p, "not running", err);
@@ -303,15 +315,15 @@ static int await_keys(struct ec2 *e, struct ssh_host *h, int64_t deadline, struc
 
     do {
         struct buf form cleanup_buf = BUF_INIT(0), keys cleanup_buf = BUF_INIT(16384);
-        enum ec2_trouble trouble;
+        struct ec2_outcome outcome;
         struct xml *x = NULL;
 
         ec2_form(&form, "GetConsoleOutput");
         ec2_param(&form, p->instance, "InstanceId");
         if (latest)
             ec2_param(&form, "true", "Latest");
-        int r = ec2_call(e->api, &form, deadline, &x, &trouble, err);
-        if (r < 0 && latest && trouble != EC2_AWAY) {
+        int r = ec2_call(e->api, &form, deadline, &x, &outcome, err);
+        if (r < 0 && latest && outcome.trouble != EC2_AWAY) {
             latest = false;
             continue;
         }
@@ -325,6 +337,35 @@ static int await_keys(struct ec2 *e, struct ssh_host *h, int64_t deadline, struc
     return late(e, p, "no host key on its console", err);
 }
 
+/* EC2 says "pending" until the instance itself has it. */
+static bool is_applied(const struct xml *options)
+{
+    return strcmp(xml_text(options, "state"), "pending") != 0 &&
+           strcmp(xml_text(options, "httpEndpoint"), "disabled") == 0;
+}
+
+static int await_closed(struct ec2 *e, const struct ec2_place *p, int64_t deadline,
+                        struct error *err)
+{
+    struct buf form cleanup_buf = BUF_INIT(0);
+
+    ec2_form(&form, "DescribeInstances");
+    ec2_param(&form, p->instance, "InstanceId.1");
+    while (pause_until(e, deadline)) {
+        struct xml *x = NULL;
+        int r = ec2_call(e->api, &form, deadline, &x, NULL, err);
+        if (r < 0)
+            return clock_mono_ms() < deadline ? r : late(e, p, "its metadata are not off", err);
+        const struct xml *options =
+            xml_find(x, "reservationSet/item/instancesSet/item/metadataOptions");
+        bool done = !options || is_applied(options); /* it has said yes to the wish already */
+        xml_free(x);
+        if (done)
+            return 0;
+    }
+    return late(e, p, "its metadata are not off", err);
+}
+
 /* By now it has read all that it needs there; a job is to find nothing. */
 static int close_metadata(struct ec2 *e, const struct ec2_place *p, int64_t deadline,
                           struct error *err)
@@ -336,8 +377,9 @@ static int close_metadata(struct ec2 *e, const struct ec2_place *p, int64_t dead
     ec2_param(&form, p->instance, "InstanceId");
     ec2_param(&form, "disabled", "HttpEndpoint");
     int r = ec2_call(e->api, &form, deadline, &x, NULL, err);
+    bool done = r == 0 && is_applied(xml_find(x, "instanceMetadataOptions"));
     xml_free(x);
-    return r;
+    return r < 0 || done ? r : await_closed(e, p, deadline, err);
 }
 
 int ec2_begin(struct ec2 *e, struct ssh_host *h, struct error *err)
@@ -359,15 +401,24 @@ int ec2_begin(struct ec2 *e, struct ssh_host *h, struct error *err)
 
 /* ---- the end ---- */
 
-int ec2_terminate(struct ec2 *e, const char *instance, struct error *err)
+int ec2_terminate(struct ec2 *e, const char *instance, int64_t made_ms, struct error *err)
 {
     struct buf form cleanup_buf = BUF_INIT(0);
-    struct xml *x = NULL;
+    struct ec2_outcome outcome;
+    int64_t deadline = clock_mono_ms() + END_MS;
+    int r;
 
     ec2_form(&form, "TerminateInstances");
     ec2_param(&form, instance, "InstanceId.1");
-    int r = ec2_call(e->api, &form, clock_mono_ms() + END_MS, &x, NULL, err);
-    xml_free(x);
+    do {
+        struct xml *x = NULL;
+        r = ec2_call(e->api, &form, deadline, &x, &outcome, err);
+        xml_free(x);
+        if (r == 0 || outcome.trouble != EC2_GONE)
+            return r;
+        if (clock_mono_ms() - made_ms > SEEN_MS)
+            return 0;
+    } while (!event_wait(-1, clock_mono_ms() + POLL_MS) && clock_mono_ms() < deadline);
     return r;
 }
 
@@ -375,17 +426,21 @@ void ec2_end(struct ec2 *e, struct ssh_host *h)
 {
     struct ec2_place *p = h->lent;
     struct error err = ERROR_INIT;
+    bool owed = p->unsure;
 
     if (p->instance[0]) {
         pthread_mutex_lock(&e->b->lock);
         cleanup_free char *why = xstrdup(h->why);
         pthread_mutex_unlock(&e->b->lock);
-        int r = ec2_terminate(e, p->instance, &err);
+        int r = ec2_terminate(e, p->instance, p->made_ms, &err);
+        owed = r < 0;
         log_event(r < 0 ? LOG_WARN_ : LOG_INFO_, r < 0 ? "ec2.lingers" : "ec2.ended", "host",
                   h->spec->name, "instance", p->instance, "reason", r < 0 ? err.msg : why, NULL);
     }
-    /* what was not ended is nobody's from here on, and so the sweeper's */
+    if (owed && p->token[0])
+        ec2_owe(e, p->token);
     pthread_mutex_lock(&e->b->lock);
+    p->unsure = false;
     p->token[0] = p->instance[0] = p->want[0] = '\0';
     pthread_mutex_unlock(&e->b->lock);
     h->reach = (struct ssh_reach){.address = ""};

@@ -17,12 +17,21 @@
 #define EC2_TAG_TOKEN      "milonga:token"
 #define EC2_DIGEST_MAX     96
 
+/* A token of this life under which an instance may be there though no place has it: its end failed,
+ * or what came of asking for it was never heard. */
+struct ec2_owed {
+    struct ec2_owed *next;
+    char token[64];
+    int64_t since_ms; /* mono */
+};
+
 /* A place for an instance: what an ssh_host's `lent` is. All but `spec` with the backend's lock. */
 struct ec2_place {
     struct config_ssh_host spec;
     char want[EC2_DIGEST_MAX]; /* what it is got for: AMI or AMI+TYPE; "" while it is vacant */
     char next[EC2_DIGEST_MAX]; /* what it is to be got for once it has been given back */
     char token[64];            /* claimed; "" for none */
+    bool unsure;               /* what came of asking with it is not known */
     char instance[32];         /* "" while it is not known */
     char type[48];
     int64_t made_ms, idle_ms; /* mono */
@@ -42,6 +51,7 @@ struct ec2 {
     bool sweeps;
 
     /* the backend's lock */
+    struct ec2_owed *owed;
     struct ec2_image *images;
     size_t image_ct;
     int64_t images_at;   /* 0: never */
@@ -56,7 +66,9 @@ struct ec2 {
  * in the place and the host's `reach`. What it got half-way, ec2_end() ends. */
 int ec2_begin(struct ec2 *e, struct ssh_host *h, struct error *err);
 void ec2_end(struct ec2 *e, struct ssh_host *h);
-int ec2_terminate(struct ec2 *e, const char *instance, struct error *err);
+/* `made_ms`: mono, when it was asked for; EC2 may not know of its own instance for some time. An
+ * instance that is not there any more is ended. */
+int ec2_terminate(struct ec2 *e, const char *instance, int64_t made_ms, struct error *err);
 /* The known_hosts lines, under `alias`, of the last keys that a console's text tells; appended to
  * out. False when it tells none (yet). */
 bool ec2_console_keys(const char *text, const char *alias, struct buf *out);
@@ -67,6 +79,10 @@ bool ec2_item(const char *list, size_t at, char out[], size_t size);
 
 /* One look: ends what nobody claims. */
 int ec2_sweep(struct ec2 *e, int64_t deadline, struct error *err);
+/* Somebody is to see to the end of what that token has made, if it has. */
+void ec2_owe(struct ec2 *e, const char *token);
+/* Looks until nothing is owed any more, or the deadline has passed; then false. */
+bool ec2_settle(struct ec2 *e, int64_t deadline);
 void ec2_sweep_start(struct ec2 *e);
 void ec2_sweep_stop(struct ec2 *e);
 

@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SWEEP_MS 30000
+#define SWEEP_MS  30000
+#define AGAIN_MS  1000
+#define SETTLE_MS 60000 /* EC2 tells all that it has made by then */
 
 static const char *tag_of(const struct xml *instance, const char *key)
 {
@@ -36,6 +38,52 @@ static bool ours(const struct ec2 *e, const struct xml *instance)
            strcmp(tag_of(instance, EC2_TAG_VMM), e->cfg->vmm_name) == 0;
 }
 
+/* ---- what is owed ---- */
+
+void ec2_owe(struct ec2 *e, const char *token)
+{
+    struct ec2_owed *o = xcalloc(1, sizeof(*o));
+
+    snprintf(o->token, sizeof(o->token), "%s", token);
+    o->since_ms = clock_mono_ms();
+    pthread_mutex_lock(&e->b->lock);
+    o->next = e->owed;
+    e->owed = o;
+    pthread_mutex_unlock(&e->b->lock);
+}
+
+/* That token; with NULL, all for which nothing has come to be within SETTLE_MS. */
+static void forgive(struct ec2 *e, const char *token)
+{
+    pthread_mutex_lock(&e->b->lock);
+    for (struct ec2_owed **at = &e->owed; *at;) {
+        struct ec2_owed *o = *at;
+        if (token ? strcmp(o->token, token) != 0 : clock_mono_ms() - o->since_ms < SETTLE_MS) {
+            at = &o->next;
+            continue;
+        }
+        *at = o->next;
+        free(o);
+    }
+    pthread_mutex_unlock(&e->b->lock);
+}
+
+bool ec2_settle(struct ec2 *e, int64_t deadline)
+{
+    for (;;) {
+        struct error err = ERROR_INIT;
+        if (ec2_sweep(e, deadline, &err) < 0)
+            log_event(LOG_WARN_, "ec2.unswept", "reason", err.msg, NULL);
+        else if (!e->owed)
+            return true;
+        if (clock_mono_ms() + AGAIN_MS >= deadline)
+            return false;
+        event_wait(-1, clock_mono_ms() + AGAIN_MS);
+    }
+}
+
+/* ---- a look ---- */
+
 static void look_at(struct ec2 *e, const struct xml *instance)
 {
     const char *id = xml_text(instance, "instanceId");
@@ -43,7 +91,9 @@ static void look_at(struct ec2 *e, const struct xml *instance)
 
     if (!id[0] || !ours(e, instance) || claimed(e, tag_of(instance, EC2_TAG_TOKEN)))
         return;
-    int r = e->cfg->ec2_reap_dry ? 0 : ec2_terminate(e, id, &err);
+    int r = e->cfg->ec2_reap_dry ? 0 : ec2_terminate(e, id, clock_mono_ms(), &err);
+    if (r == 0)
+        forgive(e, tag_of(instance, EC2_TAG_TOKEN));
     log_event(LOG_WARN_, r < 0 ? "ec2.unreaped" : "ec2.reaped", "instance", id, "state",
               xml_text(instance, "instanceState/name"), "launched",
               xml_text(instance, "launchTime"), "dry", e->cfg->ec2_reap_dry ? "yes" : "no",
@@ -85,6 +135,7 @@ int ec2_sweep(struct ec2 *e, int64_t deadline, struct error *err)
         snprintf(next, sizeof(next), "%s", xml_text(x, "nextToken"));
         xml_free(x);
     } while (next[0]);
+    forgive(e, NULL);
     return 0;
 }
 

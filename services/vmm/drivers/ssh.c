@@ -254,6 +254,12 @@ static bool holds_disk(const struct ssh_host *h, const struct machine_shape *s)
            (int64_t)s->disk_bytes == h->b->cfg->job_disk_bytes;
 }
 
+/* With the lock. */
+static bool is_closed(const struct ssh_host *h)
+{
+    return h->b->provider && h->b->provider->closed(h);
+}
+
 /* Those on which it failed just now are the last to be tried again, in another call. */
 struct search {
     const struct machine_spec *spec;
@@ -278,7 +284,7 @@ static void search(struct backend *b, struct search *s)
             !holds_disk(h, &s->spec->shape))
             continue;
         s->fits = true;
-        if (!h->up || s->failed[i])
+        if (!h->up || s->failed[i] || is_closed(h))
             continue;
         s->hopes = true;
         if (h->busy < slots &&
@@ -318,7 +324,10 @@ static void vacate(struct ssh_host *h, uint64_t life, unsigned lane)
             h->b->provider->touched(h);
         ssh_wake_waiters(h->b);
     }
+    bool idle = h->busy == 0;
     pthread_mutex_unlock(&h->b->lock);
+    if (idle)
+        event_signal(h->wake_fd); /* it may be time to let it go */
 }
 
 /* All reasons in a sentence; with the lock. */
@@ -518,7 +527,10 @@ bool ssh_fits(struct machine *m, const struct machine_spec *spec)
 {
     const struct ssh_machine *s = m->priv;
 
-    return has_labels(s->host, spec);
+    pthread_mutex_lock(&s->host->b->lock);
+    bool open = !is_closed(s->host);
+    pthread_mutex_unlock(&s->host->b->lock);
+    return open && has_labels(s->host, spec);
 }
 
 unsigned ssh_slots(struct backend *b)

@@ -96,6 +96,8 @@ struct ssh_provider {
     /* With the lock: why a host that is up and without machines is to go, NULL when it is to stay.
      */
     const char *(*tired)(struct ssh_host *h);
+    /* With the lock: a host that is up and gets no more machines, since it is to go. */
+    bool (*closed)(const struct ssh_host *h);
     /* With the lock: whether a host for that digest could be had, by all that is known now. */
     bool (*could)(struct backend *b, const char *digest, bool *ret_hopes);
     /* With the lock: why none could be had. */

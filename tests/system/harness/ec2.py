@@ -14,6 +14,7 @@ import hmac
 import http.server
 import itertools
 import json
+import re
 import threading
 import time
 import urllib.parse
@@ -123,6 +124,12 @@ def xml(name, value):
     return f"<{name}>{value}</{name}>"
 
 
+def pattern(value):
+    """A filter's: * and ?, each of them, and the backslash itself, as they stand after a backslash."""
+    parts = re.findall(r"\\.|.", value, re.S)
+    return re.compile("".join({"*": ".*", "?": "."}.get(p) or re.escape(p[-1]) for p in parts), re.S)
+
+
 class Instance:
     def __init__(self, double, number, asked, zone):
         self.double, self.id, self.asked, self.zone = double, f"i-{number:017x}", asked, zone
@@ -130,7 +137,8 @@ class Instance:
         self.spot = asked.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
         self.tags = {t["Key"]: t["Value"] for s in asked.get("TagSpecifications", []) if s["ResourceType"] == "instance"
                      for t in s["Tags"]}
-        self.state, self.reason, self.metadata = "pending", "", "enabled"
+        self.state, self.reason, self.metadata, self.metadata_at = "pending", "", "enabled", 0
+        self.left = []  # of machines, when it was ended
         self.made = time.monotonic()
         self.launched = datetime.datetime.now(datetime.timezone.utc)
         self.console_at = None
@@ -154,9 +162,14 @@ class Instance:
     def end(self, reason="Client.UserInitiatedShutdown"):
         """With the lock."""
         if self.state != "terminated":
-            self.left = self.host.leftovers() if self.host.child else []
+            if self.host.child and reason.startswith("Client."):  # given back; one that AWS takes may well be in use
+                self.left = self.host.leftovers()
             self.host.power_off()
             self.state, self.reason = "terminated", reason
+
+    def options(self):
+        return {"state": "applied" if time.monotonic() >= self.metadata_at else "pending", "httpEndpoint": self.metadata,
+                "httpTokens": "required"}
 
     def describe(self):
         up = self.state == "running"
@@ -165,6 +178,7 @@ class Instance:
                 "privateDnsName": "", "stateReason": {"code": self.reason, "message": self.reason},
                 "instanceType": self.type, "launchTime": self.launched.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
                 "placement": {"availabilityZone": self.zone},
+                "metadataOptions": self.options(),
                 **({"privateIpAddress": self.host.address, "ipAddress": self.host.address} if up else {}),
                 "tagSet": [{"key": k, "value": v} for k, v in self.tags.items()]}
 
@@ -179,8 +193,8 @@ class Ec2:
         self.images = {"ami-0000000a": "autograding_image", "ami-0000000b": "other_image", "ami-0000000c": None}
         self.subnets = {"subnet-a": "eu-test-1a", "subnet-b": "eu-test-1b"}
         self.instances, self.tokens, self.calls, self.refused = {}, {}, [], []
-        self.boot_s, self.console_s, self.lag_s = 0.2, 0.2, 0.3
-        self.page, self.stuck, self.imposter = 2, False, False
+        self.boot_s, self.console_s, self.lag_s, self.apply_s = 0.2, 0.2, 0.3, 0.2
+        self.page, self.stuck, self.imposter, self.room = 2, False, False, None
         self.faults, self.lost, self.no_room = [], [], set()
         self.numbers = itertools.count(len(farm.hosts) + 1)
         self.server = self._serve(self._answer)
@@ -371,7 +385,7 @@ class Ec2:
                 raise Refusal("IdempotentParameterMismatch", "Arguments on this idempotent request are inconsistent")
             return self._reservation(made)
         market = asked.get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
-        if (asked["InstanceType"], subnet, market) in self.no_room:
+        if (asked["InstanceType"], subnet, market) in self.no_room or self.room is not None and len(self.alive()) >= self.room:
             raise Refusal("InsufficientInstanceCapacity", f"We currently do not have sufficient {asked['InstanceType']} capacity", 500)
         if asked.get("DryRun"):
             raise Refusal("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
@@ -389,17 +403,25 @@ class Ec2:
                 raise Refusal("InvalidInstanceID.NotFound", f"The instance ID '{ident}' does not exist")
         return [self.instances[i] for i in idents]
 
+    def _filtered(self, filters, found):
+        for f in filters:
+            name, wanted = f["Name"], [pattern(v) for v in f["Values"]]
+
+            def has(i, name=name):
+                if name.startswith("tag:"):
+                    return i.tags.get(name[4:])
+                if name in ("instance-state-name", "client-token"):
+                    return i.state if name == "instance-state-name" else i.asked.get("ClientToken")
+                raise Refusal("InvalidParameterValue", f"The filter '{name}' is invalid")
+            found = [i for i in found if has(i) is not None and any(w.fullmatch(has(i)) for w in wanted)]
+        return found
+
     def _DescribeInstances(self, asked):
         if "InstanceIds" in asked and "MaxResults" in asked:
             raise Refusal("InvalidParameterCombination", "The parameter instancesSet cannot be used with the parameter maxResults")
-        found = self._known(asked["InstanceIds"]) if "InstanceIds" in asked else list(self.instances.values())
-        for f in asked.get("Filters", []):
-            if f["Name"].startswith("tag:"):
-                found = [i for i in found if i.tags.get(f["Name"][4:]) in f["Values"]]
-            elif f["Name"] == "instance-state-name":
-                found = [i for i in found if i.state in f["Values"]]
-            else:
-                raise Refusal("InvalidParameterValue", f"The filter '{f['Name']}' is invalid")
+        found = self._known(asked["InstanceIds"]) if "InstanceIds" in asked else \
+            [i for i in self.instances.values() if time.monotonic() - i.made >= self.lag_s]
+        found = self._filtered(asked.get("Filters", []), found)
         items, more = self._pages(asked, [self._reservation(i) for i in found]) if "InstanceIds" not in asked else \
             ([self._reservation(i) for i in found], {})
         return {"reservationSet": items, **more}
@@ -420,5 +442,5 @@ class Ec2:
 
     def _ModifyInstanceMetadataOptions(self, asked):
         i = self._known([asked["InstanceId"]])[0]
-        i.metadata = asked.get("HttpEndpoint", i.metadata)
-        return {"instanceId": i.id, "instanceMetadataOptions": {"state": "pending", "httpEndpoint": i.metadata}}
+        i.metadata, i.metadata_at = asked.get("HttpEndpoint", i.metadata), time.monotonic() + self.apply_s
+        return {"instanceId": i.id, "instanceMetadataOptions": i.options()}
