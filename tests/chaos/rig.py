@@ -57,7 +57,8 @@ class History:
 
 
 class Receiver:
-    """Takes callbacks at /REQ. `mood` decides how: ok, 500, slow, hang (until it changes), close (before an answer)."""
+    """Takes callbacks at /REQ. `mood` decides how: ok, 500, slow, hang (until it changes), close (before an answer),
+    once (ok, and the connection is closed)."""
 
     def __init__(self, history):
         self.history, self.mood, self.whole = history, "ok", {}
@@ -109,7 +110,7 @@ class Receiver:
                 self.changed.wait_for(lambda: self.mood != "hang", 20)
         elif mood == "slow":
             time.sleep(0.3)
-        status = {"ok": 204, "slow": 204, "500": 500}.get(mood, 0)
+        status = {"ok": 204, "slow": 204, "once": 204, "500": 500}.get(mood, 0)
         # Written down before the answer leaves: who dies in between has seen less than happened, never more.
         self.history.add("call", req=req, sha256=digest, whole=whole, status=status)
         if status == 0:
@@ -120,6 +121,8 @@ class Receiver:
         request.send_response(status)
         if status != 204:
             request.send_header("Content-Length", "0")
+        if mood == "once":
+            request.send_header("Connection", "close")
         request.end_headers()
 
     def stop(self):
