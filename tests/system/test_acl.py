@@ -19,19 +19,24 @@ CALL = re.compile(r"""\bcall\(\s*['"](\w+)['"]""")
 
 
 @pytest.fixture(scope="module")
-def server(work_dir):
-    """A Redis with the ACL lines of milonga-init itself; nobody logs in, so passwords do not matter."""
+def redis_server(work_dir):
+    """A Redis with the ACL lines of milonga-init itself; everybody's password is x."""
     text = (ROOT / "packaging/compose/milonga-init").read_text()
     block = re.search(r"^work=.*?^\} \| put /conf/redis/users\.acl", text, re.M | re.S)[0].rpartition(" | put")[0]
-    lines = subprocess.run(["bash", "-euc", f"digest() {{ printf %064d 0; }}\n{block}"], env=plain_env(),
+    lines = subprocess.run(["bash", "-euc", f"digest() {{ printf x | sha256sum | cut -d' ' -f1; }}\n{block}"], env=plain_env(),
                            capture_output=True, text=True, check=True).stdout
     acl = work_dir / "users.acl"
-    acl.write_text(lines.replace("user default off", "user default on nopass ~* &* +@all"))
+    acl.write_text(lines)
     r = Redis(work_dir)
     r.process = Process("redis", [*r.process.argv, "--aclfile", acl], plain_env(), r.process.log)
-    r.start()
-    yield r.client
+    r.client = redis.Redis(unix_socket_path=r.socket, username="operator", password="x")
+    yield r.start()
     r.stop()
+
+
+@pytest.fixture(scope="module")
+def server(redis_server):
+    return redis_server.client
 
 
 def used_by(service):
@@ -67,3 +72,18 @@ def test_no_more_than_that(server, user):
         answer = server.execute_command("ACL", "DRYRUN", user, *words)
         assert b"no permissions" in answer, words
     assert allowed(server, user, "SCAN") == (user == "dispatcher")
+
+
+def test_nobody_is_let_in_without_a_password(redis_server):
+    for name in (None, "default"):
+        with pytest.raises((redis.exceptions.AuthenticationError, redis.exceptions.ResponseError)):
+            redis.Redis(unix_socket_path=redis_server.socket, username=name, password=name and "").get("{milonga}:x")
+
+
+def test_a_restart_keeps_what_scripts_wrote(redis_server):
+    """They are transactions in the append-only file, and Redis reads that as the user `default`."""
+    api = redis.Redis(unix_socket_path=redis_server.socket, username="api", password="x")
+    api.eval("redis.call('SET', KEYS[1] .. ':a', 1) redis.call('HSET', KEYS[1] .. ':b', 'f', 2)", 1, "{milonga}")
+    redis_server.kill()
+    redis_server.start()
+    assert (api.get("{milonga}:a"), api.hget("{milonga}:b", "f")) == (b"1", b"2")
