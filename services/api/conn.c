@@ -61,6 +61,7 @@ struct conns {
     unsigned ct;
     struct conn *current; /* inside h2o's callback; NULL when that closed it */
     bool recheck;
+    bool open; /* accepts, while there is room */
 };
 
 static void guard_read(h2o_socket_t *sock, const char *err);
@@ -572,7 +573,7 @@ static void listen_again(struct conns *cs)
 {
     struct server *s = cs->loop->server;
 
-    if (!cs->listener || h2o_socket_is_reading(cs->listener))
+    if (!cs->listener || !cs->open || h2o_socket_is_reading(cs->listener))
         return;
     if (atomic_load(&s->conn_ct) >= s->cfg->max_connections)
         evict_idle(cs);
@@ -591,9 +592,14 @@ struct conns *conns_new(struct loop *l, int listen_fd)
     cs->accept.hosts = l->server->h2o.hosts;
     cs->listener = h2o_evloop_socket_create(l->ctx.loop, listen_fd, H2O_SOCKET_FLAG_DONT_READ);
     cs->listener->data = cs;
-    h2o_socket_read_start(cs->listener, on_connect);
     hloop_timer_start(l->hloop, SWEEP_MS, sweep, cs);
     return cs;
+}
+
+void conns_open(struct conns *cs)
+{
+    cs->open = true;
+    listen_again(cs);
 }
 
 /* Who is in the queue of a listening socket that is closed would be reset. */

@@ -22,8 +22,9 @@
 #include "base/err.h"
 #include "services/api/server.h"
 
-/* Accepts from `listen_fd`, which becomes its own. */
+/* Of `listen_fd`, which becomes its own; accepts once it is open. */
 struct conns *conns_new(struct loop *l, int listen_fd);
+void conns_open(struct conns *cs);
 
 /* After each turn of the loop: takes the read callbacks again that h2o has set anew. */
 void conns_turn(struct conns *cs);

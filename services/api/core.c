@@ -14,18 +14,27 @@
 
 /* ---- Redis ---- */
 
+static void tell_tried(struct core *c)
+{
+    void (*tell)(void *arg) = c->env.on_tried;
+
+    c->env.on_tried = NULL;
+    if (tell)
+        tell(c->env.arg);
+}
+
 static void redis_up(struct rconn *r, void *arg)
 {
     (void)r;
-    (void)arg;
     log_event(LOG_INFO_, "redis.up", NULL);
+    tell_tried(arg);
 }
 
 static void redis_down(struct rconn *r, const char *why, void *arg)
 {
     (void)r;
-    (void)arg;
     log_event(LOG_WARN_, "redis.down", "why", why, NULL);
+    tell_tried(arg);
 }
 
 struct core *core_new(const struct core_env *env)

@@ -36,6 +36,10 @@ struct core_env {
     struct core_meter *meter;
     const struct rloop_ops *ops;
     void *loop;
+    /* Once, when the first try to reach Redis has ended, well or not: until then nothing can be
+     * answered, not even that Redis is away. */
+    void (*on_tried)(void *arg);
+    void *arg;
 };
 
 struct core *core_new(const struct core_env *env);

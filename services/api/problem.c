@@ -15,7 +15,7 @@ static const struct {
     const char *code, *sentence;
 } bare[] = {
     {400, "bad-request", "The request is malformed"},
-    {401, "unauthorized", "Show a key: Authorization: Bearer KEY"},
+    {401, "unauthorized", "Show a key that is known here: Authorization: Bearer KEY"},
     {403, "forbidden", "The scope of this key does not allow it"},
     {404, "no-such-route", "There is nothing under this path"},
     {405, "method-not-allowed", "This path has other methods, see Allow"},

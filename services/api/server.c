@@ -92,6 +92,15 @@ static void on_control(h2o_multithread_receiver_t *receiver, h2o_linklist_t *mes
     conns_drain(l->conns);
 }
 
+/* Replicas come and go behind a balancer: who asks a new one in its first milliseconds waits for
+ * its connection to Redis, and is not told that there is none yet. */
+static void on_redis_tried(void *arg)
+{
+    struct loop *l = arg;
+
+    conns_open(l->conns);
+}
+
 static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct error *err)
 {
     int fd = fcntl(listen_fd, F_DUPFD_CLOEXEC, 0);
@@ -108,7 +117,9 @@ static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct er
                                           .gate = &l->gate,
                                           .meter = &s->meter,
                                           .ops = &hloop_ops,
-                                          .loop = l->hloop});
+                                          .loop = l->hloop,
+                                          .on_tried = on_redis_tried,
+                                          .arg = l});
     l->streams = streams_new(l);
     l->conns = conns_new(l, fd);
     return 0;

@@ -4,6 +4,8 @@ import fcntl
 import http.client
 import os
 import pathlib
+import select
+import signal
 import socket
 import subprocess
 import threading
@@ -101,6 +103,24 @@ def test_nobody_is_refused_while_the_api_restarts(activate, listener):
         for t in threads:
             t.join()
     assert set(answers) == {200}
+
+
+def test_who_asks_at_once_waits_for_the_first_word_of_redis(activate, redis):
+    """A balancer sends callers as soon as the port is open; "not connected yet" would be no answer for them."""
+    redis.process.signal(signal.SIGSTOP)
+    try:
+        api = activate()
+        wait_for("the port", lambda: "api.listening" in api.text())
+        conns = [socket.create_connection(("127.0.0.1", api.port), timeout=20) for _ in range(8)]  # on each of its threads
+        for s in conns:
+            s.sendall(b"GET /open/k/first/ HTTP/1.0\r\n\r\n")
+        early = select.select(conns, [], [], 0.5)[0]
+    finally:
+        redis.process.signal(signal.SIGCONT)
+    assert [s.recv(4096) for s in early] == []
+    for s in conns:
+        assert b'"statusId": 0' in s.makefile("rb").read()
+        s.close()
 
 
 def test_sockets_that_are_another_process_are_left_alone(activate, listener):
