@@ -1,6 +1,7 @@
 #include "client/client.h"
 
 #include "base/mem.h"
+#include "client/show.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -48,9 +49,9 @@ int client_show(struct client *c, const char *method, const char *path, const js
 
     if (r == NULL || rest_json(r, method, path, body, &answer, NULL, &err) < 0)
         return client_fail(&err);
-    if (c->json && answer != NULL) {
-        json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
-        putchar('\n');
+    if (c->json) {
+        if (answer != NULL) /* else its exit status says all */
+            show_json(answer);
     } else if (show != NULL) {
         show(c, answer);
     }

@@ -75,7 +75,8 @@ int cmd_stats(struct client *c, int argc, char **argv);
 /* "milonga: MESSAGE" on stderr; returns 1, the status to leave with. */
 int client_fail(const struct error *err);
 
-/* Asks and shows: the whole answer with --json, else by `show`. Returns an exit status. */
+/* Asks and shows: the whole answer with --json (nothing, when it has none), else by `show`. Returns
+ * an exit status. */
 int client_show(struct client *c, const char *method, const char *path, const json_t *body,
                 void (*show)(const struct client *c, const json_t *answer));
 

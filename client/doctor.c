@@ -76,11 +76,11 @@ int cmd_doctor(struct client *c, int argc, char **argv)
         json_t *all = json_pack("{s:i, s:i, s:i, s:o}", "faults", d.faults, "warnings", d.warnings,
                                 "passed", d.passed, "findings", d.findings);
 
-        json_dumpf(all, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
-        putchar('\n');
+        show_json(all);
         json_decref(all);
     } else {
-        printf("\n%u faults, %u warnings, %u checks passed\n", d.faults, d.warnings, d.passed);
+        printf("\n%u fault%s, %u warning%s, %u check%s passed\n", d.faults, show_s(d.faults),
+               d.warnings, show_s(d.warnings), d.passed, show_s(d.passed));
         json_decref(d.findings);
     }
     return d.faults > 0;

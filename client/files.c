@@ -39,7 +39,7 @@ static void show_lab(const struct client *c, const json_t *answer)
         table_cell(t, "%.12s", show_text(f, "sha256"));
         table_cell(t, "%s", show_text(f, "name"));
     }
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no files");
     table_free(t);
 }
 
@@ -79,7 +79,7 @@ static void show_images(const struct client *c, const json_t *answer)
         else
             table_cell(t, "%s", digest != NULL ? "there" : "no vmm has it");
     }
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no images");
     table_free(t);
     buf_free(&words);
 }
@@ -105,8 +105,7 @@ static int push(struct client *c, const char *file, const char *name)
         rc = rest_upload(r, path, in, (uint64_t)st.st_size, isatty(STDERR_FILENO), &answer, &err);
     }
     if (rc == 0 && c->json && answer != NULL) {
-        json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
-        putchar('\n');
+        show_json(answer);
     } else if (rc == 0) {
         printf("%s: %s\n", name,
                strcmp(show_text(answer, "state"), "done") == 0

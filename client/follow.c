@@ -102,8 +102,10 @@ int client_follow(struct client *c, long id)
         return client_fail(&err);
     read_feedback(r, id, &feedback);
     status = job_exit_status(f.verdict, feedback);
-    if (strcmp(f.verdict, "success") != 0 || status != 0)
+    if (strcmp(f.verdict, "success") != 0)
         fprintf(stderr, "milonga: job %ld: %s, status %d\n", id, f.verdict, status);
+    else if (status != 0)
+        fprintf(stderr, "milonga: job %ld: its make ended with status %d\n", id, status);
     return status;
 }
 

@@ -9,6 +9,7 @@
 #include "client/table.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What a person asks first: the verdict, or how far it is. */
@@ -38,7 +39,7 @@ static void show_jobs(const struct client *c, const json_t *answer)
         table_cell(t, "%s", show_text(j, "lab"));
         table_cell(t, "%s", show_text(j, "name"));
     }
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no such jobs");
     table_free(t);
     if (json_is_string(json_object_get(answer, "next")))
         printf("more: milonga jobs --cursor %s\n", show_text(answer, "next"));
@@ -78,6 +79,13 @@ int cmd_jobs(struct client *c, int argc, char **argv)
 
 /* ---- one job ---- */
 
+static bool ends_in(const char *name, const char *end)
+{
+    size_t len = strlen(name), tail = strlen(end);
+
+    return len > tail && strcmp(name + len - tail, end) == 0;
+}
+
 static void show_limits(const json_t *limits)
 {
     struct buf text = BUF_INIT(1024);
@@ -86,11 +94,31 @@ static void show_limits(const json_t *limits)
 
     json_object_foreach((json_t *)limits, name, value)
     {
+        const char *unit = ends_in(name, "_s") ? "s" : ends_in(name, "_mb") ? "MB" : "";
+        int len = (int)(strlen(name) - (*unit != '\0' ? strlen(unit) + 1 : 0));
+
         if (json_number_value(value) > 0)
-            buf_printf(&text, "%s%s %g", text.len > 0 ? ", " : "", name, json_number_value(value));
+            buf_printf(&text, "%s%.*s %g%s%s", text.len > 0 ? ", " : "", len, name,
+                       json_number_value(value), *unit != '\0' ? " " : "", unit);
     }
     show_line("limits", "%s", text.len > 0 ? text.data : "the defaults");
     buf_free(&text);
+}
+
+/* What a step says beside its name, in words; the codes are those of docs/protocol.md. */
+static void step_text(const json_t *step, char *text, size_t size)
+{
+    const char *code = show_text(step, "code"), *said = show_text(step, "text");
+    const char *blank = strchr(said, ' ');
+
+    if (strcmp(code, "dispatched") == 0)
+        snprintf(text, size, "try %ld", strtol(said, NULL, 10) + 1);
+    else if (strcmp(code, "machine") == 0 && blank != NULL)
+        snprintf(text, size, "%s", blank + 1); /* its number is in its name */
+    else if (strcmp(said, "0") == 0)
+        snprintf(text, size, "ok");
+    else
+        snprintf(text, size, "%s", said);
 }
 
 static void show_trace(const json_t *trace)
@@ -102,12 +130,13 @@ static void show_trace(const json_t *trace)
     json_array_foreach(trace, i, step)
     {
         int64_t at = show_number(step, "at_ms");
-        char when[64];
+        char when[64], text[1024];
 
         first = i == 0 ? at : first;
         snprintf(when, sizeof(when), "+%.3f s", (double)(at - first) / 1000);
-        show_line(i == 0 ? "trace" : "", "%10s  %-10s %s", when, show_text(step, "code"),
-                  show_text(step, "text"));
+        step_text(step, text, sizeof(text));
+        show_line(i == 0 ? "trace" : "", "%10s  %-*s%s", when, text[0] != '\0' ? 11 : 0,
+                  show_text(step, "code"), text);
     }
 }
 
@@ -118,9 +147,9 @@ static void show_usage(const json_t *usage)
     if (!json_is_object(usage))
         return;
     if (json_is_integer(json_object_get(usage, "exit_status")))
-        show_line("exit status", "%lld", (long long)show_number(usage, "exit_status"));
+        show_line("exit", "status %lld", (long long)show_number(usage, "exit_status"));
     if (json_is_integer(json_object_get(usage, "signal")))
-        show_line("signal", "%lld", (long long)show_number(usage, "signal"));
+        show_line("exit", "by signal %lld", (long long)show_number(usage, "signal"));
     show_line("used", "%s, %s of processor time, %s of memory, %s of output",
               human_ms(show_number(usage, "wall_ms"), wall),
               human_ms(show_number(usage, "cpu_ms"), cpu),
@@ -128,22 +157,36 @@ static void show_usage(const json_t *usage)
               human_bytes(show_number(usage, "output_bytes"), output));
 }
 
+static void show_times(const json_t *job)
+{
+    int64_t accepted = show_number(job, "accepted_ms"), finished = show_number(job, "finished_ms");
+    char when[32], took[HUMAN_MAX];
+
+    clock_ctime_local(accepted, when, sizeof(when));
+    show_line("accepted", "%s", when);
+    if (finished == 0)
+        return;
+    clock_ctime_local(finished, when, sizeof(when));
+    show_line("finished", "%s, after %s", when, human_ms(finished - accepted, took));
+}
+
 static void show_job(const struct client *c, const json_t *job)
 {
-    char when[32], bytes[HUMAN_MAX];
+    char bytes[HUMAN_MAX];
     const json_t *output = json_object_get(job, "output"),
                  *callback = json_object_get(job, "callback");
     size_t i;
     json_t *f;
 
     (void)c;
-    clock_ctime_local(show_number(job, "accepted_ms"), when, sizeof(when));
     show_line("job", "%lld %s", (long long)show_number(job, "id"), show_text(job, "name"));
     show_line("state", "%s", state_of(job));
-    show_line("accepted", "%s", when);
+    show_times(job);
     show_line("lab", "%s", show_text(job, "lab"));
     show_line("image", "%s", show_text(job, "image"));
-    show_line("tries", "%lld, %lld of them spoilt by infrastructure",
+    show_line("tries",
+              show_number(job, "charged") > 0 ? "%lld, %lld of them spoilt by infrastructure"
+                                              : "%lld",
               (long long)show_number(job, "attempts"), (long long)show_number(job, "charged"));
     show_line("vmm", "%s", show_text(job, "vmm"));
     if (json_is_object(json_object_get(job, "machine")))
@@ -154,22 +197,32 @@ static void show_job(const struct client *c, const json_t *job)
               show_flag(output, "complete") ? "" : " so far");
     show_usage(json_object_get(job, "usage"));
     if (json_is_object(callback))
-        show_line("callback", "%s, %lld tries, %s", show_text(callback, "state"),
-                  (long long)show_number(callback, "tries"), show_text(callback, "last"));
+        show_line("callback", "%s, %lld %s, %s", show_text(callback, "state"),
+                  (long long)show_number(callback, "tries"),
+                  show_number(callback, "tries") == 1 ? "try" : "tries",
+                  show_text(callback, "last"));
     json_array_foreach(json_object_get(job, "files"), i, f)
         show_line(i == 0 ? "files" : "", "%s as %s, %s", show_text(f, "name"), show_text(f, "dest"),
                   human_bytes(show_number(f, "size"), bytes));
     show_trace(json_object_get(job, "trace"));
 }
 
-/* "/v1/jobs/ID" and what follows, for a command with one id; NULL when there is none. */
+/* "/v1/jobs/ID" and what follows; NULL, said on stderr, when that is no id. */
+static char *path_of(const char *text, const char *rest)
+{
+    long id = client_job_id(text);
+
+    return id > 0 ? xasprintf("/v1/jobs/%ld%s", id, rest) : NULL;
+}
+
+/* The like, for a command with one id; a negative count was told already. */
 static char *job_path(int argc, char **argv, const char *rest)
 {
-    long id = argc == 1 ? client_job_id(argv[0]) : 0;
-
-    if (argc != 1)
+    if (argc == 1)
+        return path_of(argv[0], rest);
+    if (argc >= 0)
         fputs("milonga: one job id is needed here\n", stderr);
-    return id > 0 ? xasprintf("/v1/jobs/%ld%s", id, rest) : NULL;
+    return NULL;
 }
 
 static int one_job(struct client *c, int argc, char **argv, const char *method, const char *rest,
@@ -201,8 +254,8 @@ static void show_why(const struct client *c, const json_t *why)
     show_line("job", "%lld, %s", (long long)show_number(why, "id"), show_text(why, "state"));
     show_line("why", "%s", show_text(why, "detail"));
     if (json_is_integer(json_object_get(why, "position")))
-        show_line("before it", "%lld jobs, %lld of them of the same kind",
-                  (long long)show_number(why, "position"),
+        show_line("before it", "%lld job%s, %lld of the same kind",
+                  (long long)show_number(why, "position"), show_s(show_number(why, "position")),
                   (long long)show_number(why, "placement_position"));
     if (json_is_integer(estimate))
         show_line("starts in", "about %s", human_ms(json_integer_value(estimate), text));
@@ -219,7 +272,7 @@ static void show_why(const struct client *c, const json_t *why)
         table_cell(t, "%s", show_flag(v, "has_labels") ? "yes" : "no");
         table_cell(t, "%s", show_flag(v, "fits") ? "yes" : "no");
     }
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no vmm has registered");
     table_free(t);
 }
 
@@ -243,12 +296,13 @@ int cmd_cancel(struct client *c, int argc, char **argv)
 {
     int count = args_take(argc, argv, NULL, 0), worst = 0;
 
-    if (count < 1) {
+    if (count == 0)
         fputs("milonga: cancel needs job ids\n", stderr);
+    if (count < 1)
         return EXIT_USE;
-    }
     for (int i = 0; i < count; i++) {
-        int status = one_job(c, 1, argv + i, "POST", "/cancel", show_cancelled);
+        cleanup_free char *path = path_of(argv[i], "/cancel");
+        int status = path != NULL ? client_show(c, "POST", path, NULL, show_cancelled) : EXIT_USE;
 
         worst = status > worst ? status : worst;
     }
@@ -293,7 +347,7 @@ static void show_callbacks(const struct client *c, const json_t *answer)
         table_cell(t, "%lld", (long long)show_number(b, "tries"));
         table_cell(t, "%s", show_text(b, "last"));
     }
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "all callbacks are delivered");
     table_free(t);
 }
 

@@ -18,9 +18,11 @@ static const struct command commands[] = {
     {"submit", cmd_submit, "DIR --image IMAGE",
      "put the files of DIR into a lab, run them as one job; options: --lab --name --makefile\n"
      "--timeout S --cores N --memory MB --label L,... --class N --no-network --callback URL\n"
+     "--output NAME (of the feedback)\n"
      "--follow (live output; ends with the job's exit status) --idempotency-key KEY"},
     {"jobs", cmd_jobs, "",
-     "newest first; --state live|queued|...|finished --verdict V --lab L --limit N"},
+     "newest first; --state live|queued|...|finished --verdict V --lab L --image I\n"
+     "--limit N --cursor ID (what comes after it)"},
     {"job", cmd_job, "ID", "all about one job, its trace last"},
     {"why", cmd_why, "ID", "why a job waits: what it needs, what there is, how long"},
     {"logs", cmd_logs, "ID [-f]",
@@ -61,7 +63,8 @@ static void usage(FILE *out)
 {
     fputs("usage: milonga [OPTION...] COMMAND ...\n\n", out);
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-        fprintf(out, "  %s %s\n", commands[i].name, commands[i].use);
+        fprintf(out, "  %s%s%s\n", commands[i].name, commands[i].use[0] != '\0' ? " " : "",
+                commands[i].use);
         print_help(out, commands[i].help);
     }
     fputs("\n  --url URL       of an api (default: $MILONGA_URL, else this host's)\n"

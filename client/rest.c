@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "client/sse.h"
+#include "client/table.h"
 
 #include <curl/curl.h>
 #include <errno.h>
@@ -90,7 +91,8 @@ struct exchange {
     int stopped;      /* what `take` returned */
     int64_t heard_at; /* mono: of the stream's last bytes, comments too; 0 none */
     bool progress;
-    int64_t shown_at;
+    int64_t shown_at; /* mono: of the progress; the begin, while none was told */
+    curl_off_t shown;
     char detail[CURL_ERROR_SIZE];
 };
 
@@ -200,7 +202,9 @@ static int refusal(const struct exchange *x, long status, struct error *err)
     const char *detail = json_string_value(json_object_get(problem, "detail"));
     struct buf text = BUF_INIT(4096);
 
-    if (detail != NULL)
+    if (status == 401)
+        buf_printf(&text, "%s does not know this key; give one by MILONGA_KEY or --key", x->r->url);
+    else if (detail != NULL)
         buf_appends(&text, detail);
     else
         buf_printf(&text, "%s answered %ld; is it a Milonga of this version?", x->r->url, status);
@@ -272,6 +276,15 @@ int rest_json(struct rest *r, const char *method, const char *path, const json_t
 
 /* ---- files up ---- */
 
+static void put_progress(struct exchange *x, curl_off_t now, curl_off_t total)
+{
+    char done[HUMAN_MAX], all[HUMAN_MAX];
+
+    x->shown = now;
+    fprintf(stderr, "\r%s of %s (%d %%)\033[K%s", human_bytes(now, done), human_bytes(total, all),
+            (int)(now * 100 / total), now == total ? "\n" : "");
+}
+
 static int on_progress(void *arg, curl_off_t down_total, curl_off_t down, curl_off_t total,
                        curl_off_t now)
 {
@@ -280,11 +293,11 @@ static int on_progress(void *arg, curl_off_t down_total, curl_off_t down, curl_o
 
     (void)down_total;
     (void)down;
-    if (!x->progress || total == 0 || (at < x->shown_at + PROGRESS_MS && now < total))
-        return 0;
-    x->shown_at = at;
-    fprintf(stderr, "\r%5.1f of %.1f MB (%d %%)", (double)now / 1e6, (double)total / 1e6,
-            (int)(now * 100 / total));
+    /* what is up in no time needs no telling */
+    if (x->progress && now < total && now != x->shown && at >= x->shown_at + PROGRESS_MS) {
+        x->shown_at = at;
+        put_progress(x, now, total);
+    }
     return 0;
 }
 
@@ -306,8 +319,11 @@ int rest_upload(struct rest *r, const char *path, FILE *in, uint64_t size, bool 
     curl_easy_setopt(r->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(r->curl, CURLOPT_XFERINFODATA, &x);
     x.progress = progress;
+    x.shown_at = clock_mono_ms();
     rc = perform(&x, &status, err);
-    if (x.shown_at != 0)
+    if (x.shown != 0 && rc == 0)
+        put_progress(&x, (curl_off_t)size, (curl_off_t)size);
+    else if (x.shown != 0)
         fputc('\n', stderr);
     if (rc == 0)
         rc = take_json(&x, ret, err);

@@ -33,7 +33,8 @@ void rest_header(struct rest *r, const char *text);
 int rest_json(struct rest *r, const char *method, const char *path, const json_t *body,
               json_t **ret, long *ret_status, struct error *err);
 
-/* PUT of a file of `size` bytes from `in`, with progress on stderr when asked for. */
+/* PUT of a file of `size` bytes from `in`, with progress on stderr, a terminal, when asked for and
+ * it takes time. */
 int rest_upload(struct rest *r, const char *path, FILE *in, uint64_t size, bool progress,
                 json_t **ret, struct error *err);
 

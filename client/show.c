@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#define NAME_WIDTH 12
+
 const char *show_text(const json_t *object, const char *member)
 {
     const char *text = json_string_value(json_object_get(object, member));
@@ -35,7 +37,23 @@ void show_line(const char *name, const char *fmt, ...)
     va_start(ap, fmt);
     show_clean(text, sizeof(text), fmt, ap);
     va_end(ap);
-    printf("%-12s%s\n", name, text);
+    if (text[0] != '\0')
+        printf("%-*s%s\n", NAME_WIDTH, name, text);
+    else
+        puts(name);
+}
+
+/* 15 digits are what a double keeps of a decimal number; with jansson's own 17 a 0.2 becomes
+ * 0.20000000000000001. */
+void show_json(const json_t *answer)
+{
+    json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
+    putchar('\n');
+}
+
+const char *show_s(int64_t count)
+{
+    return count == 1 ? "" : "s";
 }
 
 const char *show_words(const json_t *words, struct buf *out)

@@ -21,6 +21,12 @@ void show_clean(char *text, size_t size, const char *fmt, va_list ap)
 /* "NAME        TEXT", control characters as "?". */
 void show_line(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The answer on stdout, indented; numbers as short as they were sent. */
+void show_json(const json_t *answer);
+
+/* "" for one, "s" for none or several: "1 job", "2 jobs". */
+const char *show_s(int64_t count);
+
 /* "a, b, c", or "-"; in `out`. */
 const char *show_words(const json_t *words, struct buf *out);
 

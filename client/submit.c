@@ -289,8 +289,7 @@ static int run(struct client *c, struct submission *s)
     if (submit(c, s, &answer, &err) < 0)
         return client_fail(&err);
     if (c->json && !s->follow) {
-        json_dumpf(answer, stdout, JSON_COMPACT);
-        putchar('\n');
+        show_json(answer);
     } else {
         fprintf(s->follow ? stderr : stdout, "job %lld\n", (long long)show_number(answer, "id"));
     }

@@ -78,12 +78,22 @@ static int bytes_of(const char *text, unsigned most)
     return (int)(s - text);
 }
 
+/* No blanks at the end of a line: somebody may copy it, or compare it. */
+static unsigned shown_columns(const struct table *t, char *const *cells)
+{
+    unsigned n = t->columns;
+
+    while (n > 0 && cells[n - 1][0] == '\0')
+        n--;
+    return n;
+}
+
 static void print_row(const struct table *t, FILE *out, unsigned width, const unsigned *widths,
                       char *const *cells)
 {
-    unsigned used = 0;
+    unsigned used = 0, columns = shown_columns(t, cells);
 
-    for (unsigned i = 0; i < t->columns; i++) {
+    for (unsigned i = 0; i < columns; i++) {
         unsigned have = columns_of(cells[i]);
 
         if (i > 0)
@@ -91,23 +101,23 @@ static void print_row(const struct table *t, FILE *out, unsigned width, const un
         used += i > 0 ? 2 : 0;
         if (t->right[i])
             pad(out, widths[i] - have);
-        if (i + 1 < t->columns || width == 0 || used + have <= width)
+        if (i + 1 < columns || width == 0 || used + have <= width)
             fputs(cells[i], out);
         else if (used < width)
             fprintf(out, "%.*s", bytes_of(cells[i], width - used), cells[i]);
-        if (!t->right[i] && i + 1 < t->columns)
+        if (!t->right[i] && i + 1 < columns)
             pad(out, widths[i] - have);
         used += widths[i];
     }
     fputc('\n', out);
 }
 
-void table_print(const struct table *t, FILE *out, unsigned width)
+void table_print(const struct table *t, FILE *out, unsigned width, const char *none)
 {
     unsigned widths[TABLE_COLUMNS] = {0};
 
     if (t->columns == 0 || t->cell_ct < t->columns) {
-        fputs("none\n", out);
+        fprintf(out, "%s\n", none);
         return;
     }
     for (unsigned i = 0; i < t->columns; i++)
@@ -142,7 +152,10 @@ const char *human_ms(int64_t ms, char buf[HUMAN_MAX])
             snprintf(buf, HUMAN_MAX, "%lld %s", (long long)(ms / units[i].unit), units[i].name);
             return buf;
         }
-    snprintf(buf, HUMAN_MAX, "%lld ms", (long long)ms);
+    if (ms >= 1000)
+        snprintf(buf, HUMAN_MAX, "%.1f s", (double)(ms / 100) / 10);
+    else
+        snprintf(buf, HUMAN_MAX, "%lld ms", (long long)ms);
     return buf;
 }
 

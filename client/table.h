@@ -21,14 +21,14 @@ void table_free(struct table *t);
 /* The next cell, row by row; a row is full when each column has its cell. */
 void table_cell(struct table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Prints all rows; "none" alone when there is no row. */
-void table_print(const struct table *t, FILE *out, unsigned width);
+/* Prints all rows; `none` ("no jobs") alone when there is no row. */
+void table_print(const struct table *t, FILE *out, unsigned width, const char *none);
 
 /* Of the terminal on stdout, 0 when it is none: then nothing is cut. */
 unsigned terminal_width(void);
 
-/* For people, in static storage of the caller's: "350 ms", "12 s", "3 min", "5 h", "2 d"; "12.3
- * MB". */
+/* For people, in static storage of the caller's: "350 ms", "1.5 s", "12 s", "3 min", "5 h", "2 d";
+ * "12.3 MB". */
 #define HUMAN_MAX 24
 const char *human_ms(int64_t ms, char buf[HUMAN_MAX]);
 const char *human_bytes(int64_t bytes, char buf[HUMAN_MAX]);

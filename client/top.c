@@ -114,7 +114,7 @@ static void put_vmms(FILE *out, unsigned width, const json_t *answer)
         table_cell(t, "%lld", (long long)show_number(v, "slots"));
         table_cell(t, "%s", show_text(v, "reason"));
     }
-    table_print(t, out, width);
+    table_print(t, out, width, "no vmm has registered");
     table_free(t);
     fputc('\n', out);
 }
@@ -135,7 +135,7 @@ static void put_jobs(FILE *out, unsigned width, const json_t *answer)
         table_cell(t, "%s", show_text(j, "image"));
         table_cell(t, "%s", show_text(j, "name"));
     }
-    table_print(t, out, width);
+    table_print(t, out, width, "no live jobs");
     table_free(t);
 }
 

@@ -38,7 +38,7 @@ static void show_vmms(const struct client *c, const json_t *answer)
 
     (void)c;
     json_array_foreach(json_object_get(answer, "vmms"), i, v) vmm_row(t, v);
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no vmm has registered");
     table_free(t);
 }
 
@@ -48,7 +48,7 @@ static void show_vmm(const struct client *c, const json_t *vmm)
 
     (void)c;
     vmm_row(t, vmm);
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no vmm has registered");
     table_free(t);
 }
 
@@ -116,7 +116,7 @@ static void show_machines(const struct client *c, const json_t *answer)
         table_cell(t, "%s", show_text(m, "image"));
         table_cell(t, "%s", show_text(m, "name"));
     }
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no machines");
     table_free(t);
 }
 
@@ -147,7 +147,7 @@ static void show_pools(const struct client *c, const json_t *answer)
         table_cell(t, "%lld", (long long)show_number(p, "total"));
         table_cell(t, "%lld", (long long)show_number(p, "idle"));
     }
-    table_print(t, stdout, terminal_width());
+    table_print(t, stdout, terminal_width(), "no pools");
     table_free(t);
 }
 
@@ -164,12 +164,11 @@ static void show_wished(const struct client *c, const json_t *answer)
     if (answer == NULL)
         puts("no wish any more");
     else if (show_flag(answer, "reached"))
-        printf("%lld machines of %s are there\n", (long long)show_number(answer, "machines"),
+        printf("%lld warm of %s, as wished\n", (long long)show_number(answer, "machines"),
                show_text(answer, "image"));
     else
-        printf("%lld machines of %s are wished; not yet there: %s\n",
-               (long long)show_number(answer, "machines"), show_text(answer, "image"),
-               show_text(answer, "detail"));
+        printf("%lld wished of %s; not yet there: %s\n", (long long)show_number(answer, "machines"),
+               show_text(answer, "image"), show_text(answer, "detail"));
 }
 
 static json_t *wish_body(const char *machines, const char *cores, const char *memory,
@@ -218,29 +217,43 @@ int cmd_prealloc(struct client *c, int argc, char **argv)
 
 /* ---- figures ---- */
 
-static void show_stats(const struct client *c, const json_t *s)
+/* Those of verdicts, v_NAME, or all others. */
+static void show_counters(const json_t *counters, const char *title, bool verdicts)
 {
-    char age[HUMAN_MAX];
     const char *name;
     json_t *n;
 
+    json_object_foreach((json_t *)counters, name, n)
+    {
+        if ((strncmp(name, "v_", 2) == 0) != verdicts)
+            continue;
+        show_line(title, "%8lld  %s", (long long)json_integer_value(n), name + (verdicts ? 2 : 0));
+        title = "";
+    }
+}
+
+static void show_stats(const struct client *c, const json_t *s)
+{
+    char age[HUMAN_MAX];
+
     (void)c;
-    show_line("live", "%lld jobs, %lld queued, %lld waiting for another try",
-              (long long)show_number(s, "live"), (long long)show_number(s, "queued"),
-              (long long)show_number(s, "delayed"));
+    show_line("live", "%lld job%s, %lld queued, %lld waiting for another try",
+              (long long)show_number(s, "live"), show_s(show_number(s, "live")),
+              (long long)show_number(s, "queued"), (long long)show_number(s, "delayed"));
     show_line("oldest", "%s",
               show_number(s, "oldest_queued_ms") > 0
                   ? human_ms(show_number(s, "oldest_queued_ms"), age)
                   : "-");
-    show_line("slots", "%lld of %lld busy on %lld vmms; %lld warm machines",
+    show_line("slots", "%lld of %lld busy on %lld vmm%s; %lld warm machine%s",
               (long long)show_number(s, "busy"), (long long)show_number(s, "slots"),
-              (long long)show_number(s, "vmms_up"), (long long)show_number(s, "machines_idle"));
+              (long long)show_number(s, "vmms_up"), show_s(show_number(s, "vmms_up")),
+              (long long)show_number(s, "machines_idle"), show_s(show_number(s, "machines_idle")));
     show_line("finished", "%lld in the last minute, %lld in the last five",
               (long long)show_number(s, "finished_60s"),
               (long long)show_number(s, "finished_300s"));
     show_line("callbacks", "%lld to be delivered", (long long)show_number(s, "callbacks_pending"));
-    json_object_foreach(json_object_get(s, "counters"), name, n)
-        show_line("", "%-24s %lld", name, (long long)json_integer_value(n));
+    show_counters(json_object_get(s, "counters"), "ended", true);
+    show_counters(json_object_get(s, "counters"), "counted", false);
 }
 
 int cmd_stats(struct client *c, int argc, char **argv)

@@ -1,6 +1,7 @@
 # bash completion of milonga; ids and names are asked of the service itself
 
-_milonga_ask() { milonga --json "$@" 2>/dev/null | sed -n "s/^ *\"$_milonga_member\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}$/\1/p"; }
+# the member of each entry of the list, and not of what is inside these
+_milonga_ask() { milonga --json "$@" 2>/dev/null | sed -n "s/^      \"$_milonga_member\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}$/\1/p"; }
 
 _milonga() {
     local word=${COMP_WORDS[COMP_CWORD]} command='' i words='' _milonga_member
@@ -14,6 +15,11 @@ _milonga() {
             *) command=${COMP_WORDS[i]}; break ;;
         esac
     done
+    if [ "${COMP_WORDS[COMP_CWORD - 1]}" = --image ]; then
+        _milonga_member=name
+        mapfile -t COMPREPLY < <(compgen -W "$(_milonga_ask images)" -- "$word")
+        return
+    fi
     case $command in
         '') words="$commands --url --key --config --json --table --help --version" ;;
         submit)
@@ -27,7 +33,10 @@ _milonga() {
         drain | resume) _milonga_member=name; words="$(_milonga_ask vmms) --reason" ;;
         prealloc) _milonga_member=image; words="$(_milonga_ask pools) default --cores --memory" ;;
         callbacks) words=retry ;;
-        images) words='push remove' ;;
+        images)
+            words='push remove'
+            [ "${COMP_WORDS[COMP_CWORD - 1]}" != remove ] || { _milonga_member=name; words=$(_milonga_ask images); }
+            ;;
         image) words='import list remove --name' ;;
         top) words=--once ;;
         bench) words='--image --jobs --parallel' ;;

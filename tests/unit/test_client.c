@@ -107,7 +107,7 @@ static char *printed(const struct table *t, unsigned width)
     size_t len;
     FILE *out = open_memstream(&text, &len);
 
-    table_print(t, out, width);
+    table_print(t, out, width, "no rows");
     fclose(out);
     return text;
 }
@@ -137,7 +137,7 @@ static void test_table_without_rows(void **state)
     cleanup_free char *text = printed(t, 0);
 
     (void)state;
-    assert_string_equal(text, "none\n");
+    assert_string_equal(text, "no rows\n");
     table_free(t);
 }
 
@@ -146,7 +146,9 @@ static void test_human(void **state)
     char buf[HUMAN_MAX];
 
     (void)state;
-    assert_string_equal(human_ms(9999, buf), "9999 ms");
+    assert_string_equal(human_ms(999, buf), "999 ms");
+    assert_string_equal(human_ms(1000, buf), "1.0 s");
+    assert_string_equal(human_ms(9999, buf), "9.9 s");
     assert_string_equal(human_ms(119999, buf), "119 s");
     assert_string_equal(human_ms(7199999, buf), "119 min");
     assert_string_equal(human_ms(172799999, buf), "47 h");
