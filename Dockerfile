@@ -41,7 +41,7 @@ RUN make -s -j"$(nproc)" VERSION="$VERSION" all && install -Dst /out/usr/bin bui
 
 FROM $BASE AS milonga
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        libh2o-evloop0.13 libhiredis0.14 libcurl4 libuuid1 libarchive13 libjansson4 libexpat1 libssl3 ca-certificates && \
+        libh2o-evloop0.13 libhiredis0.14 libcurl4 libuuid1 libarchive13 libjansson4 libexpat1 libssl3 ca-certificates openssh-client && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc/* /usr/share/locale/*
 # Volumes take owner and mode from the folders that they cover; the number is what the files on them remember.
 RUN groupadd -r -g 970 milonga && useradd -r -u 970 -g milonga -d /var/lib/milonga -s /usr/sbin/nologin milonga && \

@@ -173,6 +173,15 @@ def test_nobody_is_root_who_can_do_without(compose):
             assert c["HostConfig"]["ReadonlyRootfs"] and not c["HostConfig"]["Privileged"]
 
 
+def test_machines_elsewhere_need_no_engine_here(compose):
+    """With a driver for other hosts the vmm has OpenSSH, a home that it may read, and no way to the socket."""
+    vmm = ("run", "--rm", "--no-deps", "-e", "VMMS_NAME=ssh", "-e", "MILONGA_SSH_HOST=far 192.0.2.1:1", "vmm")
+    start = (compose.containers("vmm")[0]["Config"]["Cmd"][0], "--check-config")
+    assert compose.run(*vmm, *start).endswith("milonga.conf: ok\n")
+    seen = compose.engine.docker("run", "--rm", "--read-only", "milonga-under-test", "ssh", "-G", "far")
+    assert "identityfile ~/.ssh/id_ed25519" in seen and "\nuser milonga\n" in seen
+
+
 def test_it_stands_where_autolab_looks_for_tango(compose):
     script = "exec 3<>/dev/tcp/tango/3000; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
     said = compose.engine.docker("run", "--rm", "--network", f"{PROJECT}_default", image.NAME, "bash", "-c", script)
