@@ -49,13 +49,16 @@ def compiler(engine):
 def test_once_with_an_engine(engine, compiler, work_dir):
     need("milonga-api", "milonga-dispatcher", "milonga-vmm", "autodriver")
     data = work_dir / f"run-{engine.name}"
-    env = plain_env(ONCE=1, PORT=free_port(), DRIVER="docker", IMAGE=compiler, MILONGA_DOCKER_URL=engine.url,
-                    DATA_DIR=data, BUILD=BUILD)
-    for again in range(2):  # what the first one keeps is in nobody's way
+    for driver in ("oci", "docker", "docker"):  # what one keeps is in nobody's way, also not of another driver
+        env = plain_env(ONCE=1, PORT=free_port(), DRIVER=driver, IMAGE=compiler, MILONGA_DOCKER_URL=engine.url,
+                        DATA_DIR=data, BUILD=BUILD)
         done = subprocess.run([ROOT / "tools/run"], env=env, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
         assert (ROOT / "examples/c-lab/expected").read_text().strip() in done.stdout
         assert "nothing is left behind" in done.stdout
+    told = subprocess.run([BUILD / "milonga-vmm", "--config", data / "milonga.conf", "--check-config"], env=plain_env(),
+                          capture_output=True, text=True)
+    assert told.stdout == f"{data}/milonga.conf: ok\n" and f"docker_url = {engine.url}\n" in (data / "milonga.conf").read_text()
     assert engine.docker("ps", "-aq") == ""
     assert [p.name for p in (data / "docker").glob("*/*")] == ["autodriver"]
 
