@@ -11,6 +11,7 @@ $(B)/unit/test_machine: $(call obj,services/vmm/machine.c services/vmm/drivers/n
 $(B)/unit/test_vmm_health $(B)/unit/test_vmm_pool: $(call obj,services/vmm/machine.c)
 $(B)/unit/test_docker_self: $(call obj,services/vmm/drivers/docker_self.c services/vmm/drivers/docker_http.c)
 $(B)/unit/test_vmm_ec2: $(call obj,services/vmm/sync.c services/vmm/drivers/ec2_api.c services/vmm/drivers/ec2_keys.c services/vmm/drivers/ec2_xml.c)
+$(B)/unit/test_vmm_hosts: $(call obj,services/vmm/machine.c services/vmm/sync.c services/vmm/drivers/hosts.c services/vmm/drivers/hosts_life.c services/vmm/drivers/null.c)
 $(B)/unit/test_vmm_docker_layout: $(call obj,services/vmm/machine.c services/vmm/image.c services/vmm/image_layer.c services/vmm/image_import.c)
 
 FUZZERS      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(FUZZ_SRC))

@@ -86,6 +86,9 @@ struct driver {
      * that each isolation layer can be had and refuses with the remedy if not. */
     int (*open)(const struct config *cfg, struct backend **ret, struct error *err);
     void (*close)(struct backend *b);
+    /* Waits, after open, until it is known which hosts can be used; until the deadline, or
+     * cancel_fd is readable. NULL: it is known at once. */
+    void (*settle)(struct backend *b, int64_t deadline, int cancel_fd);
     /* 0 while the backend can make machines, as far as can be told at once. */
     int (*health)(struct backend *b, struct error *err);
     /* Makes a machine of nothing but the autodriver, and ends it: the proof. NULL: machines need an

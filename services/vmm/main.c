@@ -28,6 +28,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define SETTLE_MS     20000 /* for the hosts' first connections */
 #define REAP_BASE_MS  500
 #define REAP_CAP_MS   15000
 #define LEAVE_MS      4000  /* to hand back what runs, before it is left to its own */
@@ -256,6 +257,13 @@ static void serve(struct vmm *v, int signal_fd, struct tidying *t)
     reaper_stop(v->reaper);
 }
 
+/* So that what is told at the start is true. A signal is not taken: the next who looks has it. */
+static void settle(const struct driver *d, struct backend *b, int signal_fd)
+{
+    if (d->settle)
+        d->settle(b, clock_mono_ms() + SETTLE_MS, signal_fd);
+}
+
 static unsigned count_slots(const struct vmm *v)
 {
     if (v->cfg->slots > 0)
@@ -285,6 +293,7 @@ static int run(const struct config *c, int signal_fd)
     if (v.driver->open(c, &v.backend, &err) < 0)
         return fail(c->driver, &err);
     int status = 0;
+    settle(v.driver, v.backend, signal_fd);
     v.slot_ct = count_slots(&v);
     if (store_open_configured(c, &v.store, &err) < 0) {
         status = fail("store", &err);
@@ -318,7 +327,7 @@ static void tell_host(void *arg, const char *name, const char *why)
 
 /* What a start would do up to the first word to Redis: whether each host can be used, and why not.
  * The log says the same in its own form. */
-static int check_hosts(const struct config *c)
+static int check_hosts(const struct config *c, int signal_fd)
 {
     const struct driver *driver = driver_find(c->driver);
     struct error err = ERROR_INIT;
@@ -329,6 +338,7 @@ static int check_hosts(const struct config *c)
         printf("%s: %s\n", c->driver, driver ? err.msg : "there is no such driver");
         return 1;
     }
+    settle(driver, b, signal_fd);
     if (driver->hosts)
         driver->hosts(b, tell_host, &bad);
     else
@@ -356,7 +366,7 @@ int main(int argc, char **argv)
     struct config *c = config_main(argc, argv, "vmm");
     int signal_fd = signals_open();
     raise_nofile();
-    int status = check ? check_hosts(c) : run(c, signal_fd);
+    int status = check ? check_hosts(c, signal_fd) : run(c, signal_fd);
     close(signal_fd);
     config_free(c);
     return status;

@@ -32,11 +32,17 @@ bool cond_wait_until(pthread_cond_t *c, pthread_mutex_t *m, int64_t deadline_ms)
     return pthread_cond_timedwait(c, m, &ts) != ETIMEDOUT;
 }
 
-int event_new(void)
+int event_try(void)
 {
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+int event_new(void)
+{
+    int fd = event_try();
     if (fd < 0) {
-        log_event(LOG_ERROR_, "vmm.no_descriptors", "reason", strerror(errno), NULL);
+        log_event(LOG_ERROR_, "vmm.no_descriptors", "reason", strerror(-fd), NULL);
         abort();
     }
     return fd;
@@ -69,16 +75,22 @@ bool event_wait(int fd, int64_t deadline_ms)
     }
 }
 
-pthread_t thread_start(void *(*fn)(void *), void *arg)
+int thread_try(void *(*fn)(void *), void *arg, pthread_t *ret)
 {
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    pthread_t t;
-    int rc = pthread_create(&t, NULL, fn, arg);
+    int rc = pthread_create(ret, NULL, fn, arg);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc) {
-        log_event(LOG_ERROR_, "vmm.no_thread", "reason", strerror(rc), NULL);
+    return -rc;
+}
+
+pthread_t thread_start(void *(*fn)(void *), void *arg)
+{
+    pthread_t t;
+    int rc = thread_try(fn, arg, &t);
+    if (rc < 0) {
+        log_event(LOG_ERROR_, "vmm.no_thread", "reason", strerror(-rc), NULL);
         abort();
     }
     return t;

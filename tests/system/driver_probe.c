@@ -309,6 +309,8 @@ int main(int argc, char **argv)
         return fail("config", &err);
     int64_t begin = clock_mono_ms();
     int rc = driver->open(cfg, &backend, &err) < 0 ? fail("open", &err) : 0;
+    if (rc == 0 && driver->settle)
+        driver->settle(backend, clock_mono_ms() + 20000, -1);
     if (rc == 0) {
         if (number("runs", 1) > 1)
             fprintf(stderr, "probe.open ms=%lld\n", (long long)(clock_mono_ms() - begin));

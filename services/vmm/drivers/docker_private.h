@@ -3,8 +3,8 @@
 
 /* What docker.c (machines), docker_image.c (images), docker_disk.c (bounds on the disk),
  * docker_self.c (a vmm in a container), docker_layout.c (where the autodriver lies), docker_put.c
- * (how it gets to an engine elsewhere) and docker_host.c (which drives such a one) share; nobody
- * else includes it but their tests. */
+ * (how it gets to an engine elsewhere), docker_host.c and docker_hosts.c (which drive such ones)
+ * share; nobody else includes it but their tests. */
 
 #include "../machine.h"
 #include "docker_http.h"

@@ -109,19 +109,19 @@ static int look_images(struct ec2 *e, struct error *err)
 {
     struct image_list l = {0};
 
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     bool fresh = e->images_at > 0 && clock_mono_ms() - e->images_at < IMAGES_MS;
-    pthread_mutex_unlock(&e->b->lock);
+    pthread_mutex_unlock(&e->b->set.lock);
     if (fresh)
         return 0;
     int r = ask_images(e, clock_mono_ms() + OPEN_MS, &l, err);
     if (r == 0) {
-        pthread_mutex_lock(&e->b->lock);
+        pthread_mutex_lock(&e->b->set.lock);
         struct image_list old = {e->images, e->image_ct};
         e->images = l.list;
         e->image_ct = l.ct;
         e->images_at = clock_mono_ms();
-        pthread_mutex_unlock(&e->b->lock);
+        pthread_mutex_unlock(&e->b->set.lock);
         l = old;
     }
     images_done(l.list, l.ct);
@@ -135,7 +135,7 @@ static int ec2_images(struct backend *b, void (*each)(void *arg, const struct im
     char type[48];
 
     int r = look_images(e, err);
-    pthread_mutex_lock(&b->lock);
+    pthread_mutex_lock(&b->set.lock);
     if (e->images_at > 0)
         r = 0; /* the last known ones */
     for (size_t i = 0; i < e->image_ct; i++) {
@@ -146,7 +146,7 @@ static int ec2_images(struct backend *b, void (*each)(void *arg, const struct im
             each(arg, &(struct image_entry){name, digest});
         }
     }
-    pthread_mutex_unlock(&b->lock);
+    pthread_mutex_unlock(&b->set.lock);
     return r;
 }
 
@@ -176,11 +176,11 @@ static unsigned supply(const struct backend *b, const char *digest)
     for (size_t i = 0; i < b->host_ct; i++) {
         const struct ssh_host *h = &b->hosts[i];
         const struct ec2_place *p = h->lent;
-        unsigned slots = (unsigned)h->spec->slots;
+        unsigned slots = (unsigned)h->at.spec->slots;
 
-        if (h->up && ssh_has_image(h, digest) && !closed(h))
-            ct += slots - h->busy;
-        else if (!h->up && (serves(p->want, digest) || serves(p->next, digest)))
+        if (h->at.state == HOST_UP && host_has_image(&h->at, digest) && !closed(h))
+            ct += slots - h->at.busy;
+        else if (h->at.state != HOST_UP && (serves(p->want, digest) || serves(p->next, digest)))
             ct += slots;
     }
     return ct;
@@ -189,9 +189,9 @@ static unsigned supply(const struct backend *b, const char *digest)
 /* What the first of those waits for whom there will be no room. */
 static const char *unmet(const struct backend *b)
 {
-    for (const struct ssh_waiter *w = b->waiters; w; w = w->next) {
+    for (const struct host_waiter *w = b->set.waiters; w; w = w->next) {
         unsigned ahead = 0;
-        for (const struct ssh_waiter *o = b->waiters; o != w; o = o->next)
+        for (const struct host_waiter *o = b->set.waiters; o != w; o = o->next)
             ahead += strcmp(o->digest, w->digest) == 0;
         if (ahead >= supply(b, w->digest))
             return w->digest;
@@ -212,8 +212,9 @@ static bool is_quiet(const struct ec2 *e)
     return clock_mono_ms() < e->quiet_until;
 }
 
-static bool could(struct backend *b, const char *digest, bool *ret_hopes)
+static bool could(struct hosts *set, const char *digest, bool *ret_hopes)
 {
+    struct backend *b = ssh_backend(set);
     const struct ec2 *e = b->provided;
     size_t len = strcspn(digest, "+");
     bool known = false;
@@ -234,20 +235,20 @@ static const char *tired(struct ssh_host *h)
     if (closed(h))
         return "it is as old as ec2_max_age_s";
     const char *wish = any_vacant(e) ? NULL : unmet(h->b);
-    if (wish && !ssh_has_image(h, wish)) {
+    if (wish && !host_has_image(&h->at, wish)) {
         snprintf(p->next, sizeof(p->next), "%s", wish);
         return "another image is waited for";
     }
     for (size_t i = 0; i < h->b->host_ct; i++)
-        up += h->b->hosts[i].up;
+        up += h->b->hosts[i].at.state == HOST_UP;
     if (now - p->idle_ms > e->cfg->ec2_idle_s * 1000 && up > (size_t)e->cfg->ec2_min)
         return "idle";
     return NULL;
 }
 
-static const char *why_not(struct backend *b)
+static const char *why_not(struct hosts *set)
 {
-    const struct ec2 *e = b->provided;
+    const struct ec2 *e = ssh_backend(set)->provided;
 
     return e->why;
 }
@@ -266,12 +267,12 @@ static int await_need(struct ec2 *e, struct ssh_host *h, struct error *err)
 {
     struct ec2_place *p = h->lent;
     struct backend *b = e->b;
-    struct pollfd fds[2] = {{.fd = b->stop_fd, .events = POLLIN},
-                            {.fd = h->wake_fd, .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = b->set.stop_fd, .events = POLLIN},
+                            {.fd = h->at.wake_fd, .events = POLLIN}};
 
     for (;;) {
-        pthread_mutex_lock(&b->lock);
-        h->tried = true; /* nobody is to wait for a vacant place at the start */
+        pthread_mutex_lock(&b->set.lock);
+        h->at.tried = true; /* nobody is to wait for a vacant place at the start */
         if (p->next[0]) {
             memcpy(p->want, p->next, sizeof(p->want));
         } else if (!is_quiet(e)) {
@@ -280,13 +281,13 @@ static int await_need(struct ec2 *e, struct ssh_host *h, struct error *err)
         }
         p->next[0] = '\0';
         bool wanted = p->want[0] != '\0';
-        pthread_mutex_unlock(&b->lock);
+        pthread_mutex_unlock(&b->set.lock);
         if (wanted)
             return 0;
         poll(fds, 2, LOOK_MS);
         if (fds[0].revents)
             return err_set(err, ERR_TEMPORARY, ECANCELED, "stopped");
-        event_clear(h->wake_fd);
+        event_clear(h->at.wake_fd);
     }
 }
 
@@ -304,10 +305,10 @@ static int acquire(struct ssh_host *h, struct error *err)
     size_t ami_len = strcspn(p->want, "+");
     cleanup_free char *ami = xstrndup(p->want, ami_len);
     cleanup_free char *typed = xasprintf("%s+%s", ami, p->type);
-    pthread_mutex_lock(&e->b->lock);
-    ssh_host_add_image(h, ami, ami);
-    ssh_host_add_image(h, typed, typed);
-    pthread_mutex_unlock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
+    host_images_add(&h->at.images, ami, strlen(ami), ami);
+    host_images_add(&h->at.images, typed, strlen(typed), typed);
+    pthread_mutex_unlock(&e->b->set.lock);
     return 0;
 }
 
@@ -322,12 +323,12 @@ static void came(struct ssh_host *h)
 /* What one place has met the others would meet too. */
 static void be_quiet(struct ec2 *e, const struct error *err)
 {
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     int64_t ms = clock_backoff_ms(++e->failures, QUIET_BASE_MS, QUIET_CAP_MS);
     e->quiet_until = clock_mono_ms() + ms;
     snprintf(e->why, sizeof(e->why), "%s", err->msg);
-    ssh_wake_waiters(e->b);
-    pthread_mutex_unlock(&e->b->lock);
+    hosts_wake(&e->b->set);
+    pthread_mutex_unlock(&e->b->set.lock);
     log_event(LOG_WARN_, "ec2.none", "region", ec2_api_region(e->api), "reason", err->msg,
               "again_ms", LOG_NUM(ms), NULL);
 }
@@ -336,9 +337,9 @@ static void release(struct ssh_host *h, const struct error *err)
 {
     if (err)
         be_quiet(h->b->provided, err);
-    pthread_mutex_lock(&h->b->lock);
-    ssh_host_drop_images(h);
-    pthread_mutex_unlock(&h->b->lock);
+    pthread_mutex_lock(&h->b->set.lock);
+    host_images_done(&h->at.images);
+    pthread_mutex_unlock(&h->b->set.lock);
     ec2_end(h->b->provided, h);
 }
 
@@ -348,10 +349,10 @@ static const struct ssh_provider provider = {
     .release = release,
     .tired = tired,
     .closed = closed,
-    .could = could,
-    .why = why_not,
     .touched = touched,
 };
+
+static const struct host_supply supply_of_hosts = {.could = could, .why = why_not};
 
 /* ---- the driver ---- */
 
@@ -360,11 +361,11 @@ static int ec2_health(struct backend *b, struct error *err)
     const struct ec2 *e = b->provided;
     bool up = false; /* or on its way there */
 
-    pthread_mutex_lock(&b->lock);
+    pthread_mutex_lock(&b->set.lock);
     for (size_t i = 0; i < b->host_ct; i++)
-        up = up || b->hosts[i].up || e->places[i].instance[0];
+        up = up || b->hosts[i].at.state != HOST_OUT || e->places[i].instance[0];
     int r = up || !is_quiet(e) ? 0 : err_set(err, ERR_TEMPORARY, EAGAIN, "%s", e->why);
-    pthread_mutex_unlock(&b->lock);
+    pthread_mutex_unlock(&b->set.lock);
     return r;
 }
 
@@ -389,11 +390,9 @@ static void ec2_close(struct backend *b)
     struct ec2 *e = b->provided;
     bool started = e->sweeps;
 
-    event_signal(b->stop_fd);
+    event_signal(b->set.stop_fd);
     ec2_sweep_stop(e);
-    for (size_t i = 0; i < b->host_ct; i++)
-        ssh_host_stop(&b->hosts[i]);
-    b->host_ct = 0;
+    hosts_stop(&b->set);
     ec2_api_stop_fd(e->api, -1);
     if (started && !ec2_settle(e, clock_mono_ms() + LAST_MS))
         log_event(LOG_WARN_, "ec2.unsettled", "after_ms", LOG_NUM(LAST_MS), NULL);
@@ -418,7 +417,7 @@ static void make_places(struct ec2 *e, struct backend *b)
                                                      .mode = direct,
                                                      .images = none,
                                                      .dir = e->cfg->ssh_dir};
-        b->hosts[i].spec = &e->places[i].spec;
+        b->hosts[i].at.spec = &e->places[i].spec;
         b->hosts[i].lent = &e->places[i];
     }
 }
@@ -474,13 +473,16 @@ static int ec2_open(const struct config *cfg, struct backend **ret, struct error
     if (r == 0)
         r = ssh_backend_new(cfg, &driver_ec2, (size_t)cfg->ec2_max, &e->b, err);
     if (r < 0) {
+        if (e->b)
+            ssh_close(e->b);
         free_ec2(e);
         return r;
     }
     struct backend *b = e->b;
     b->provider = &provider;
     b->provided = e;
-    ec2_api_stop_fd(e->api, b->stop_fd);
+    b->set.supply = &supply_of_hosts;
+    ec2_api_stop_fd(e->api, b->set.stop_fd);
     make_places(e, b);
     /* no rights, no keys: that does not pass by itself */
     if (look_images(e, &why) < 0 && why.class == ERR_PERMANENT) {
@@ -489,7 +491,11 @@ static int ec2_open(const struct config *cfg, struct backend **ret, struct error
         ec2_close(b);
         return -why.code;
     }
-    ssh_backend_start(b);
+    r = ssh_backend_start(b, err);
+    if (r < 0) {
+        ec2_close(b);
+        return r;
+    }
     ec2_sweep_start(e);
     *ret = b;
     return 0;

@@ -57,7 +57,7 @@ static void tag(struct buf *form, int set, int n, const char *key, const char *v
 static void tags(const struct ec2 *e, struct buf *form, const struct ssh_host *h, const char *token)
 {
     static const char *const kinds[] = {"instance", "volume"};
-    cleanup_free char *name = xasprintf("%s-%s", e->cfg->prefix, h->spec->name);
+    cleanup_free char *name = xasprintf("%s-%s", e->cfg->prefix, h->at.spec->name);
 
     for (int i = 0; i < 2; i++) {
         ec2_param(form, kinds[i], "TagSpecification.%d.ResourceType", i + 1);
@@ -121,26 +121,26 @@ static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const str
     /* A new one for each offer; ec2_call may repeat it, and gets the same instance. */
     uuid_generate(uuid);
     uuid_unparse_lower(uuid, token);
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     snprintf(p->token, sizeof(p->token), "%s", token);
     p->unsure = true;
-    pthread_mutex_unlock(&e->b->lock);
+    pthread_mutex_unlock(&e->b->set.lock);
     run_form(e, h, ami, o, token, &form);
     int r = ec2_call(e->api, &form, deadline, &x, outcome, err);
     if (r < 0) {
-        pthread_mutex_lock(&e->b->lock);
+        pthread_mutex_lock(&e->b->set.lock);
         p->unsure = outcome->unsure;
-        pthread_mutex_unlock(&e->b->lock);
+        pthread_mutex_unlock(&e->b->set.lock);
         return r;
     }
     const char *id = xml_text(x, "instancesSet/item/instanceId");
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     snprintf(p->instance, sizeof(p->instance), "%s", id);
     snprintf(p->type, sizeof(p->type), "%s", o->type);
     p->made_ms = p->idle_ms = clock_mono_ms();
     p->unsure = id[0] == '\0';
-    pthread_mutex_unlock(&e->b->lock);
-    log_event(LOG_INFO_, "ec2.instance", "host", h->spec->name, "instance", id, "image", ami,
+    pthread_mutex_unlock(&e->b->set.lock);
+    log_event(LOG_INFO_, "ec2.instance", "host", h->at.spec->name, "instance", id, "image", ami,
               "type", o->type, "subnet", o->subnet, "market", o->spot ? "spot" : "on-demand", NULL);
     r = id[0] ? 0 : err_set(err, ERR_TEMPORARY, EPROTO, "RunInstances: no instance in the answer");
     xml_free(x);
@@ -149,7 +149,7 @@ static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const str
 
 static bool stopped(const struct ec2 *e)
 {
-    return event_wait(e->b->stop_fd, 0);
+    return event_wait(e->b->set.stop_fd, 0);
 }
 
 /* All types in all subnets, spot first; the next one only where there is no room. */
@@ -188,7 +188,7 @@ static bool pause_until(const struct ec2 *e, int64_t deadline)
 {
     int64_t next = clock_mono_ms() + POLL_MS;
 
-    return next < deadline && !event_wait(e->b->stop_fd, next);
+    return next < deadline && !event_wait(e->b->set.stop_fd, next);
 }
 
 static int late(struct ec2 *e, const struct ec2_place *p, const char *what, struct error *err)
@@ -298,7 +298,7 @@ static char *decode(const char *base64)
 
 static int keep_keys(struct ec2 *e, struct ssh_host *h, const struct buf *keys, struct error *err)
 {
-    snprintf(h->reach.known_hosts, sizeof(h->reach.known_hosts), "%s/known.%u", e->b->sockets,
+    snprintf(h->reach.known_hosts, sizeof(h->reach.known_hosts), "%s/known.%u", e->b->set.dir,
              h->number);
     cleanup_close int fd =
         open(h->reach.known_hosts, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -331,7 +331,7 @@ static int await_keys(struct ec2 *e, struct ssh_host *h, int64_t deadline, struc
             return clock_mono_ms() < deadline ? r : late(e, p, "no host key on its console", err);
         cleanup_free char *text = decode(xml_text(x, "output"));
         xml_free(x);
-        if (ec2_console_keys(text, h->spec->address, &keys))
+        if (ec2_console_keys(text, h->at.spec->address, &keys))
             return keep_keys(e, h, &keys, err);
     } while (pause_until(e, deadline));
     return late(e, p, "no host key on its console", err);
@@ -429,19 +429,19 @@ void ec2_end(struct ec2 *e, struct ssh_host *h)
     bool owed = p->unsure;
 
     if (p->instance[0]) {
-        pthread_mutex_lock(&e->b->lock);
-        cleanup_free char *why = xstrdup(h->why);
-        pthread_mutex_unlock(&e->b->lock);
+        pthread_mutex_lock(&e->b->set.lock);
+        cleanup_free char *why = xstrdup(h->at.why);
+        pthread_mutex_unlock(&e->b->set.lock);
         int r = ec2_terminate(e, p->instance, p->made_ms, &err);
         owed = r < 0;
         log_event(r < 0 ? LOG_WARN_ : LOG_INFO_, r < 0 ? "ec2.lingers" : "ec2.ended", "host",
-                  h->spec->name, "instance", p->instance, "reason", r < 0 ? err.msg : why, NULL);
+                  h->at.spec->name, "instance", p->instance, "reason", r < 0 ? err.msg : why, NULL);
     }
     if (owed && p->token[0])
         ec2_owe(e, p->token);
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     p->unsure = false;
     p->token[0] = p->instance[0] = p->want[0] = '\0';
-    pthread_mutex_unlock(&e->b->lock);
+    pthread_mutex_unlock(&e->b->set.lock);
     h->reach = (struct ssh_reach){.address = ""};
 }

@@ -24,10 +24,10 @@ static bool claimed(struct ec2 *e, const char *token)
 {
     bool found = false;
 
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     for (size_t i = 0; i < e->place_ct && !found; i++)
         found = token[0] && strcmp(e->places[i].token, token) == 0;
-    pthread_mutex_unlock(&e->b->lock);
+    pthread_mutex_unlock(&e->b->set.lock);
     return found;
 }
 
@@ -46,16 +46,16 @@ void ec2_owe(struct ec2 *e, const char *token)
 
     snprintf(o->token, sizeof(o->token), "%s", token);
     o->since_ms = clock_mono_ms();
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     o->next = e->owed;
     e->owed = o;
-    pthread_mutex_unlock(&e->b->lock);
+    pthread_mutex_unlock(&e->b->set.lock);
 }
 
 /* That token; with NULL, all for which nothing has come to be within SETTLE_MS. */
 static void forgive(struct ec2 *e, const char *token)
 {
-    pthread_mutex_lock(&e->b->lock);
+    pthread_mutex_lock(&e->b->set.lock);
     for (struct ec2_owed **at = &e->owed; *at;) {
         struct ec2_owed *o = *at;
         if (token ? strcmp(o->token, token) != 0 : clock_mono_ms() - o->since_ms < SETTLE_MS) {
@@ -65,7 +65,7 @@ static void forgive(struct ec2 *e, const char *token)
         *at = o->next;
         free(o);
     }
-    pthread_mutex_unlock(&e->b->lock);
+    pthread_mutex_unlock(&e->b->set.lock);
 }
 
 bool ec2_settle(struct ec2 *e, int64_t deadline)
@@ -147,7 +147,7 @@ static void *sweeper_main(void *arg)
         struct error err = ERROR_INIT;
         if (ec2_sweep(e, clock_mono_ms() + SWEEP_MS, &err) < 0)
             log_event(LOG_WARN_, "ec2.unswept", "reason", err.msg, NULL);
-    } while (!event_wait(e->b->stop_fd, clock_mono_ms() + e->cfg->ec2_reap_ms));
+    } while (!event_wait(e->b->set.stop_fd, clock_mono_ms() + e->cfg->ec2_reap_ms));
     return NULL;
 }
 

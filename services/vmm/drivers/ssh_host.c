@@ -12,16 +12,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BACKOFF_BASE_MS 500
-#define BOOT_MS         30000 /* to log in, copy the programs and sweep */
-#define PROOF_MS        20000
-#define STARTS_MS       60000 /* for the sshd of a rented host to be there */
-#define AGAIN_MS        1000
-#define PROVED_MS       30000 /* up for so long: the next failure is a new one */
-#define GREETINGS_MAX   200   /* lines that a login shell says before ours */
-#define GONE_MS         2000  /* for a master to end by itself */
-#define IMAGES_MS       10000
-#define PROOF_NAME      "probe"
+#define BOOT_MS       30000 /* to log in, copy the programs and sweep */
+#define PROOF_MS      20000
+#define STARTS_MS     60000 /* for the sshd of a rented host to be there */
+#define AGAIN_MS      1000
+#define GREETINGS_MAX 200  /* lines that a login shell says before ours */
+#define GONE_MS       2000 /* for a master to end by itself */
+#define PROOF_NAME    "probe"
 
 /* ---- what a master says ---- */
 
@@ -58,8 +55,8 @@ static int start_lane(struct ssh_host *h, unsigned i, const char *command, struc
 
     /* A socket of its own for each life: one that a killed vmm has left is in nobody's way. */
     lane->control =
-        xasprintf("%s/%u.%llu.%u", h->b->sockets, h->number, (unsigned long long)h->life, i);
-    ssh_master_words(h->b->cfg, h->spec, &h->reach, lane->control, command, &words);
+        xasprintf("%s/%u.%llu.%u", h->b->set.dir, h->number, (unsigned long long)h->at.life, i);
+    ssh_master_words(h->b->cfg, h->at.spec, &h->reach, lane->control, command, &words);
     int r = ssh_child_start(words.v, &lane->child, err);
     ssh_words_done(&words);
     return r;
@@ -80,7 +77,7 @@ static int log_in(struct ssh_host *h, int64_t deadline, char arch[32], struct er
     char *line = NULL;
 
     for (unsigned i = 0; i < GREETINGS_MAX; i++) {
-        int r = ssh_line(&h->lines, c->out_fd, deadline, h->b->stop_fd, &line);
+        int r = ssh_line(&h->lines, c->out_fd, deadline, h->b->set.stop_fd, &line);
         if (r < 0)
             return lost(h, r, i == 0 ? "log in" : "become root and begin", err);
         if (strcmp(line, "milonga-sudo") == 0 || strcmp(line, "milonga-root") == 0)
@@ -101,7 +98,7 @@ static int put_programs(struct ssh_host *h, const char *arch, int64_t deadline, 
         struct ssh_program p = {0};
         int r = ssh_program_load(h->b->cfg, what[i], arch, &p, err);
         if (r == 0)
-            r = ssh_program_put(&p, c, &h->lines, deadline, h->b->stop_fd, err);
+            r = ssh_program_put(&p, c, &h->lines, deadline, h->b->set.stop_fd, err);
         snprintf(names[i], sizeof(h->autodriver), "%s", p.name);
         ssh_program_done(&p);
         if (r < 0)
@@ -120,10 +117,10 @@ static int greet(struct ssh_host *h, int64_t deadline, struct error *err)
     char *line = NULL;
 
     cleanup_free char *hello = xasprintf("hello %s %lld %s %s\n", h->b->id, (long long)lease,
-                                         h->spec->mode, h->autodriver);
+                                         h->at.spec->mode, h->autodriver);
     int r = say(c, hello);
     if (r == 0)
-        r = ssh_line(&h->lines, c->out_fd, deadline, h->b->stop_fd, &line);
+        r = ssh_line(&h->lines, c->out_fd, deadline, h->b->set.stop_fd, &line);
     if (r < 0)
         return lost(h, r, "greet the hostdriver", err);
     if (strncmp(line, "busy ", 5) == 0)
@@ -132,7 +129,7 @@ static int greet(struct ssh_host *h, int64_t deadline, struct error *err)
         return err_set(err, ERR_TEMPORARY, EIO, "%.400s", line + 5);
     if (sscanf(line, "ready epoch=%23[0-9a-f]", h->epoch) != 1)
         return err_set(err, ERR_TEMPORARY, EPROTO, "the hostdriver said \"%.100s\"", line);
-    log_event(LOG_INFO_, "host.keeps", "host", h->spec->name, "says", line, NULL);
+    log_event(LOG_INFO_, "host.keeps", "host", h->at.spec->name, "says", line, NULL);
     return 0;
 }
 
@@ -153,7 +150,7 @@ static int open_lanes(struct ssh_host *h, int64_t deadline, struct error *err)
         ssh_lines_init(&lines);
         r = say(&h->lanes[i].child, "milonga\n");
         for (unsigned k = 0; r == 0 && k < GREETINGS_MAX; k++) {
-            r = ssh_line(&lines, h->lanes[i].child.out_fd, deadline, h->b->stop_fd, &line);
+            r = ssh_line(&lines, h->lanes[i].child.out_fd, deadline, h->b->set.stop_fd, &line);
             if (r == 0 && strcmp(line, "milonga") == 0)
                 break;
         }
@@ -164,28 +161,41 @@ static int open_lanes(struct ssh_host *h, int64_t deadline, struct error *err)
     return 0;
 }
 
-/* A machine of nothing but the autodriver: what the host cannot give shows here, before a job is
- * sent there. An engine's needs an image, which is the jobs' own. */
-static int prove(struct ssh_host *h, struct error *err)
+static bool is_direct(const struct host *h)
 {
+    return strcmp(h->spec->mode, "direct") == 0;
+}
+
+/* A machine of nothing but the autodriver: what the host cannot give shows here, before a job is
+ * sent there. An engine's needs an image, which is the jobs' own: one of which there was a machine
+ * before. */
+int ssh_host_prove(struct host *at, struct error *err)
+{
+    struct ssh_host *h = ssh_host(at);
     struct ssh_start s;
+    char digest[sizeof(h->good)];
     struct machine_spec spec = {.shape = {.image = (char[]){"probe"},
-                                          .digest = (char[]){""},
+                                          .digest = digest,
                                           .cores_milli = 1000,
                                           .memory_mb = 64,
                                           .pids = 16,
                                           .disk_bytes = 1 << 20},
                                 .name = PROOF_NAME};
-    int64_t deadline = clock_mono_ms() + PROOF_MS;
+    /* no beat is sent meanwhile */
+    int64_t deadline = clock_mono_ms() + h->b->cfg->pipe_lease_ms;
     struct machine *m = NULL;
 
-    if (strcmp(h->spec->mode, "direct") != 0)
-        return 0;
+    pthread_mutex_lock(&at->set->lock);
+    snprintf(digest, sizeof(digest), "%s", is_direct(at) ? "" : h->good);
+    bool could = is_direct(at) || host_has_image(at, digest);
     ssh_host_place(h, 1, &s);
-    int r = ssh_machine_make(&s, &spec, deadline, h->b->stop_fd, &m, err);
+    pthread_mutex_unlock(&at->set->lock);
+    if (!could)
+        return err_set(err, ERR_REFUSED, ENOENT, "there is no image of which one was made before");
+    int r = ssh_machine_make(&s, &spec, deadline, at->set->stop_fd, &m, err);
     if (r < 0)
         return r;
-    r = pipe_ready(m, deadline, h->b->stop_fd, err);
+    r = pipe_ready(m, deadline, at->set->stop_fd, err);
     if (!ssh_machine_end(m, deadline) && r == 0)
         r = err_set(err, ERR_TEMPORARY, EIO, "a machine that was made could not be removed");
     return r;
@@ -194,7 +204,7 @@ static int prove(struct ssh_host *h, struct error *err)
 static int connect_host(struct ssh_host *h, struct error *err)
 {
     int64_t deadline = clock_mono_ms() + BOOT_MS;
-    cleanup_free char *command = ssh_boot_command(h->spec->dir);
+    cleanup_free char *command = ssh_boot_command(h->at.spec->dir);
     char arch[32] = "";
 
     free(TAKE_PTR(h->said));
@@ -212,9 +222,8 @@ static int connect_host(struct ssh_host *h, struct error *err)
     pthread_mutex_lock(&h->talk);
     h->open = true;
     pthread_mutex_unlock(&h->talk);
-    h->images_at = 0;
-    r = ssh_host_look_images(h, err);
-    return r == 0 ? prove(h, err) : r;
+    r = host_ask_images(&h->at, err);
+    return r == 0 && is_direct(&h->at) ? ssh_host_prove(&h->at, err) : r;
 }
 
 /* All of it, whatever is left. What runs there ends with the keeper's session. */
@@ -232,14 +241,14 @@ static void disconnect(struct ssh_host *h, bool kindly)
     buf_free(&h->lines.in);
     ssh_lines_init(&h->lines);
     pthread_mutex_unlock(&h->talk);
-    pthread_mutex_lock(&h->b->lock);
+    pthread_mutex_lock(&h->b->set.lock);
     for (unsigned i = 0; i < h->lane_ct; i++) {
         if (h->lanes[i].control)
             unlink(h->lanes[i].control);
         free(TAKE_PTR(h->lanes[i].control));
         h->lanes[i].sessions = 0;
     }
-    pthread_mutex_unlock(&h->b->lock);
+    pthread_mutex_unlock(&h->b->set.lock);
 }
 
 /* ---- talking ---- */
@@ -257,13 +266,13 @@ static int talk(struct ssh_host *h, const char *line, void (*each)(void *arg, co
         if (r < 0)
             break;
         if (strncmp(got, "fail ", 5) == 0)
-            return err_set(err, ERR_REFUSED, EIO, "%s: %.300s", h->spec->name, got + 5);
+            return err_set(err, ERR_REFUSED, EIO, "%s: %.300s", h->at.spec->name, got + 5);
         if (strcmp(got, "end") == 0 || strcmp(got, "reaped") == 0 || strncmp(got, "alive ", 6) == 0)
             return 0;
         if (each)
             each(arg, got);
     }
-    return err_set_errno(err, ERR_TEMPORARY, -r, "host %s does not answer \"%s\"", h->spec->name,
+    return err_set_errno(err, ERR_TEMPORARY, -r, "host %s does not answer \"%s\"", h->at.spec->name,
                          line);
 }
 
@@ -274,36 +283,24 @@ int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
     struct error why = ERROR_INIT;
 
     pthread_mutex_lock(&h->talk);
-    pthread_mutex_lock(&h->b->lock);
-    uint64_t now = h->life; /* changes only while it is not open */
-    pthread_mutex_unlock(&h->b->lock);
+    pthread_mutex_lock(&h->b->set.lock);
+    uint64_t now = h->at.life; /* changes only while it is not open */
+    pthread_mutex_unlock(&h->b->set.lock);
     bool open = h->open && (life == 0 || life == now);
-    int r = open
-                ? talk(h, line, each, arg, deadline, &why)
-                : err_set(&why, ERR_TEMPORARY, ENOTCONN, "host %s is not connected", h->spec->name);
+    int r =
+        open ? talk(h, line, each, arg, deadline, &why)
+             : err_set(&why, ERR_TEMPORARY, ENOTCONN, "host %s is not connected", h->at.spec->name);
     pthread_mutex_unlock(&h->talk);
     if (r < 0 && open && why.class != ERR_REFUSED)
-        ssh_host_doom(h, now, why.msg);
+        host_doom(&h->at, now, why.msg);
     if (r < 0 && err)
         *err = why;
     return r;
 }
 
-void ssh_host_doom(struct ssh_host *h, uint64_t life, const char *why)
-{
-    pthread_mutex_lock(&h->b->lock);
-    if (h->life == life && !h->doomed) {
-        h->doomed = true;
-        h->up = false;
-        snprintf(h->why, sizeof(h->why), "%s", why);
-    }
-    pthread_mutex_unlock(&h->b->lock);
-    event_signal(h->wake_fd);
-}
-
 void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret)
 {
-    *ret = (struct ssh_start){.host = h, .life = h->life, .lane = lane, .sudo = h->sudo};
+    *ret = (struct ssh_start){.at = {&h->at, h->at.life, lane}, .sudo = h->sudo};
     snprintf(ret->control, sizeof(ret->control), "%s", h->lanes[lane].control);
     memcpy(ret->epoch, h->epoch, sizeof(ret->epoch));
     memcpy(ret->hostdriver, h->hostdriver, sizeof(ret->hostdriver));
@@ -311,22 +308,6 @@ void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret)
 }
 
 /* ---- images ---- */
-
-static void images_done(struct ssh_images *l)
-{
-    for (size_t i = 0; i < l->ct; i++) {
-        free(l->list[i].name);
-        free(l->list[i].digest);
-    }
-    free(l->list);
-    *l = (struct ssh_images){0};
-}
-
-static void add_image(struct ssh_images *l, const char *name, size_t name_len, const char *digest)
-{
-    l->list = xrealloc(l->list, (l->ct + 1) * sizeof(*l->list));
-    l->list[l->ct++] = (struct ssh_image){xstrndup(name, name_len), xstrdup(digest)};
-}
 
 /* "image NAME:TAG ID". A job may leave ":latest" out, and "localhost/", which is podman's. */
 static void each_image(void *arg, const char *line)
@@ -341,108 +322,54 @@ static void each_image(void *arg, const char *line)
         name += 10;
         len -= 10;
     }
-    add_image(arg, name, len, id);
+    host_images_add(arg, name, len, id);
     if (len > 7 && strncmp(name + len - 7, ":latest", 7) == 0)
-        add_image(arg, name, len - 7, id);
+        host_images_add(arg, name, len - 7, id);
 }
 
-int ssh_host_look_images(struct ssh_host *h, struct error *err)
+int ssh_host_images(struct host *h, struct host_images *ret, struct error *err)
 {
-    struct ssh_images images = {0};
-
-    if (strcmp(h->spec->mode, "direct") == 0)
-        return 0;
-    pthread_mutex_lock(&h->b->lock);
-    bool fresh = h->images_at > 0 && clock_mono_ms() - h->images_at < IMAGES_MS;
-    pthread_mutex_unlock(&h->b->lock);
-    if (fresh)
-        return 0;
-    int r = ssh_host_ask(h, 0, "images", each_image, &images, clock_mono_ms() + BOOT_MS, err);
-    pthread_mutex_lock(&h->b->lock);
-    if (r == 0) {
-        struct ssh_images old = h->images;
-        h->images = images;
-        images = old;
-        h->images_at = clock_mono_ms();
-    }
-    pthread_mutex_unlock(&h->b->lock);
-    images_done(&images);
-    return r;
-}
-
-void ssh_host_add_image(struct ssh_host *h, const char *name, const char *digest)
-{
-    add_image(&h->images, name, strlen(name), digest);
-}
-
-void ssh_host_drop_images(struct ssh_host *h)
-{
-    images_done(&h->images);
+    return ssh_host_ask(ssh_host(h), 0, "images", each_image, ret, clock_mono_ms() + BOOT_MS, err);
 }
 
 static void configured_images(struct ssh_host *h)
 {
-    cleanup_free char *names = xstrdup(h->spec->images[0] ? h->spec->images : "ssh");
+    cleanup_free char *names = xstrdup(h->at.spec->images[0] ? h->at.spec->images : "ssh");
     char *save = NULL;
 
     for (char *n = strtok_r(names, ",", &save); n; n = strtok_r(NULL, ",", &save)) {
         cleanup_free char *digest = xasprintf("ssh:%s", n);
-        add_image(&h->images, n, strlen(n), digest);
+        host_images_add(&h->at.images, n, strlen(n), digest);
     }
 }
 
 /* ---- the thread ---- */
 
-static bool stopping(const struct ssh_host *h)
-{
-    struct pollfd p = {.fd = h->b->stop_fd, .events = POLLIN};
-
-    return poll(&p, 1, 0) > 0;
-}
-
-static void come_up(struct ssh_host *h)
-{
-    pthread_mutex_lock(&h->b->lock);
-    h->up = !h->doomed;
-    h->failures = 0;
-    h->busy = 0;
-    h->why[0] = '\0';
-    if (h->b->provider)
-        h->b->provider->came(h);
-    ssh_wake_waiters(h->b);
-    pthread_mutex_unlock(&h->b->lock);
-    log_event(LOG_INFO_, "host.up", "host", h->spec->name, "address", h->spec->address, "slots",
-              LOG_NUM(h->spec->slots), NULL);
-}
-
-/* Sleeps until it is time for the next beat; true when the connection is over. */
+/* Sleeps until it is time for the next beat; false when the connection is over. */
 static bool watch(struct ssh_host *h, int64_t until)
 {
     struct pollfd fds[2 + 2 * 16];
     nfds_t ct = 0;
 
-    fds[ct++] = (struct pollfd){.fd = h->b->stop_fd, .events = POLLIN};
-    fds[ct++] = (struct pollfd){.fd = h->wake_fd, .events = POLLIN};
+    fds[ct++] = (struct pollfd){.fd = h->b->set.stop_fd, .events = POLLIN};
+    fds[ct++] = (struct pollfd){.fd = h->at.wake_fd, .events = POLLIN};
     for (unsigned i = 0; i < h->lane_ct; i++) {
         fds[ct++] = (struct pollfd){.fd = h->lanes[i].child.pidfd, .events = POLLIN};
         fds[ct++] = (struct pollfd){.fd = h->lanes[i].child.err_fd, .events = POLLIN};
     }
     poll(fds, ct, clock_until_ms(until));
-    event_clear(h->wake_fd);
+    event_clear(h->at.wake_fd);
     if (fds[0].revents)
-        return true;
+        return false;
     for (unsigned i = 0; i < h->lane_ct; i++) {
         ssh_hear(&h->said, h->lanes[i].child.err_fd);
         if (fds[2 + 2 * i].revents) {
             struct error err = ERROR_INIT;
             lost(h, -EPIPE, "ssh", &err);
-            ssh_host_doom(h, h->life, err.msg);
+            host_doom(&h->at, h->at.life, err.msg);
         }
     }
-    pthread_mutex_lock(&h->b->lock);
-    bool doomed = h->doomed;
-    pthread_mutex_unlock(&h->b->lock);
-    return doomed;
+    return host_is_good(&h->at);
 }
 
 /* A rented host without machines that is no longer wanted: from here on it gets none. */
@@ -452,58 +379,32 @@ static bool let_go(struct ssh_host *h)
 
     if (!p)
         return false;
-    pthread_mutex_lock(&h->b->lock);
-    const char *why = h->up && h->busy == 0 ? p->tired(h) : NULL;
+    pthread_mutex_lock(&h->b->set.lock);
+    const char *why = h->at.state == HOST_UP && h->at.busy == 0 ? p->tired(h) : NULL;
     if (why) {
-        h->up = false;
-        snprintf(h->why, sizeof(h->why), "%s", why);
+        h->at.state = HOST_OUT;
+        snprintf(h->at.why, sizeof(h->at.why), "%s", why);
     }
-    pthread_mutex_unlock(&h->b->lock);
+    pthread_mutex_unlock(&h->b->set.lock);
     return why != NULL;
 }
 
 /* True: it was let go, and did nothing wrong. */
-static bool serve(struct ssh_host *h)
+bool ssh_host_serve(struct host *at)
 {
+    struct ssh_host *h = ssh_host(at);
     int64_t every = h->b->cfg->ssh_dead_ms / 4, beat_at = clock_mono_ms() + every;
 
-    while (!watch(h, beat_at)) {
+    while (watch(h, beat_at)) {
         if (let_go(h))
             return true;
         if (clock_mono_ms() < beat_at)
             continue;
-        if (ssh_host_ask(h, h->life, "beat", NULL, NULL, clock_mono_ms() + 3 * every, NULL) < 0)
+        if (ssh_host_ask(h, h->at.life, "beat", NULL, NULL, clock_mono_ms() + 3 * every, NULL) < 0)
             continue; /* doomed by it */
         beat_at = clock_mono_ms() + every;
     }
     return false;
-}
-
-/* Remembers why, and sleeps until it is tried again. */
-static void stay_out(struct ssh_host *h, const struct error *err, unsigned tries)
-{
-    int64_t ms = clock_backoff_ms(tries, BACKOFF_BASE_MS, h->b->cfg->retry_cap_ms);
-
-    pthread_mutex_lock(&h->b->lock);
-    if (err)
-        snprintf(h->why, sizeof(h->why), "%s", err->msg);
-    h->up = false;
-    h->tried = true;
-    ssh_wake_waiters(h->b);
-    pthread_cond_broadcast(&h->b->tried);
-    cleanup_free char *why = xstrdup(h->why);
-    pthread_mutex_unlock(&h->b->lock);
-    log_event(LOG_WARN_, "host.out", "host", h->spec->name, "reason", why, "again_ms", LOG_NUM(ms),
-              NULL);
-    event_wait(h->b->stop_fd, clock_mono_ms() + ms);
-}
-
-static void begin_life(struct ssh_host *h)
-{
-    pthread_mutex_lock(&h->b->lock);
-    h->life++;
-    h->doomed = false;
-    pthread_mutex_unlock(&h->b->lock);
 }
 
 /* A host that has only just got its address may fail in many ways; these do not pass. */
@@ -518,8 +419,9 @@ static bool boots_still(const struct error *err)
 }
 
 /* A rented host may need some tries, for it has only just begun. */
-static int find_host(struct ssh_host *h, struct error *err)
+int ssh_host_connect(struct host *at, struct error *err)
 {
+    struct ssh_host *h = ssh_host(at);
     int64_t until = clock_mono_ms();
     int r = 0;
 
@@ -527,87 +429,46 @@ static int find_host(struct ssh_host *h, struct error *err)
         r = h->b->provider->acquire(h, err);
         until = clock_mono_ms() + STARTS_MS;
     }
-    for (; r == 0; begin_life(h)) {
+    for (; r == 0; host_begin_life(at)) {
         r = connect_host(h, err);
-        if (r == 0 || !boots_still(err) || clock_mono_ms() >= until || stopping(h))
+        if (r == 0 || !boots_still(err) || clock_mono_ms() >= until || host_is_stopping(&h->at))
             return r;
         disconnect(h, false);
-        r = event_wait(h->b->stop_fd, clock_mono_ms() + AGAIN_MS) ? -ECANCELED : 0;
+        r = event_wait(h->b->set.stop_fd, clock_mono_ms() + AGAIN_MS) ? -ECANCELED : 0;
     }
     return r;
 }
 
-/* One connection, from the first try to its end. True: it ended as it should. */
-static bool live(struct ssh_host *h, unsigned *tries, struct error *err)
+void ssh_host_disconnect(struct host *at, bool kindly, const struct error *why)
 {
-    begin_life(h);
-    int r = find_host(h, err);
-    bool well = false;
-    if (r == 0) {
-        *err = (struct error)ERROR_INIT; /* of a try before */
-        come_up(h);
-        pthread_mutex_lock(&h->b->lock);
-        h->tried = true;
-        pthread_cond_broadcast(&h->b->tried);
-        pthread_mutex_unlock(&h->b->lock);
-        int64_t since = clock_mono_ms();
-        well = serve(h);
-        if (clock_mono_ms() - since > PROVED_MS)
-            *tries = 0;
-    }
-    pthread_mutex_lock(&h->b->lock);
-    h->up = false;
-    pthread_mutex_unlock(&h->b->lock);
-    disconnect(h, well || stopping(h));
+    struct ssh_host *h = ssh_host(at);
+
+    disconnect(h, kindly);
     if (h->b->provider)
-        h->b->provider->release(h, r < 0 && r != -ECANCELED ? err : NULL);
-    return well;
-}
-
-static void *host_main(void *arg)
-{
-    struct ssh_host *h = arg;
-    unsigned tries = 0;
-
-    while (!stopping(h)) {
-        struct error err = ERROR_INIT;
-        bool well = live(h, &tries, &err);
-        if (well)
-            tries = 0;
-        else if (!stopping(h))
-            stay_out(h, err.code != 0 ? &err : NULL, tries++);
-    }
-    return NULL;
+        h->b->provider->release(h, why);
 }
 
 void ssh_host_prepare(struct ssh_host *h)
 {
-    unsigned slots = (unsigned)h->spec->slots;
+    unsigned slots = (unsigned)h->at.spec->slots;
 
-    h->wake_fd = event_new();
     h->lane_ct = 1 + (slots + SSH_LANE_MACHINES - 1) / SSH_LANE_MACHINES;
     h->lanes = xcalloc(h->lane_ct, sizeof(*h->lanes));
     for (unsigned i = 0; i < h->lane_ct; i++)
         h->lanes[i].child = (struct ssh_child)SSH_CHILD_INIT;
     pthread_mutex_init(&h->talk, NULL);
     ssh_lines_init(&h->lines);
-    snprintf(h->why, sizeof(h->why), "not connected yet");
-    if (strcmp(h->spec->mode, "direct") == 0 && !h->b->provider)
+    h->at.images_fixed = is_direct(&h->at);
+    if (is_direct(&h->at) && !h->b->provider)
         configured_images(h);
 }
 
-void ssh_host_start(struct ssh_host *h)
+void ssh_host_done(struct ssh_host *h)
 {
-    h->thread = thread_start(host_main, h);
-}
-
-void ssh_host_stop(struct ssh_host *h)
-{
-    pthread_join(h->thread, NULL);
-    images_done(&h->images);
+    if (!h->lanes)
+        return;
     free(h->lanes);
     free(h->said);
     buf_free(&h->lines.in);
     pthread_mutex_destroy(&h->talk);
-    close(h->wake_fd);
 }

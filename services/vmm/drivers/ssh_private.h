@@ -14,14 +14,9 @@
  *   vmm -----+
  *            +-- lane 1: master --- hold              (so that it is known to be there)
  *                         \-------- machine ... (7)
- *
- * Each host has a thread of its own that connects, beats and judges:
- *
- *   OUT --connect, put programs, hello, one machine as a proof--> UP --no answer, a master ends, or
- *    ^                                                             |    machines fail in a row
- *    +---------------- backoff with jitter, reason kept -----------+
  */
 
+#include "services/vmm/drivers/hosts.h"
 #include "services/vmm/drivers/ssh_command.h"
 #include "services/vmm/machine.h"
 
@@ -33,28 +28,16 @@
 
 /* ---- ssh_host.c ---- */
 
-struct ssh_image {
-    char *name;
-    char *digest;
-};
-
-struct ssh_images {
-    struct ssh_image *list;
-    size_t ct;
-};
-
 struct ssh_lane {
     struct ssh_child child;
     char *control;     /* path of the master's socket */
-    unsigned sessions; /* machines; the backend's lock */
+    unsigned sessions; /* machines; the set's lock */
 };
 
 struct ssh_host {
-    const struct config_ssh_host *spec;
+    struct host at;
     struct backend *b;
-    pthread_t thread;
     unsigned number;
-    int wake_fd; /* eventfd */
 
     /* the thread's own while it is OUT */
     struct ssh_lane *lanes;
@@ -66,20 +49,12 @@ struct ssh_host {
     struct ssh_lines lines;
     bool open; /* the keeper may be spoken to */
 
-    /* the backend's lock */
-    bool up;
-    bool doomed;       /* its connection is to be given up, for `why` */
-    bool tried;        /* its first connection has come to something */
-    uint64_t life;     /* counts connections */
-    char why[480];     /* why it is out */
-    unsigned busy;     /* machines */
-    unsigned failures; /* of machines, in a row */
+    /* the set's lock */
     bool sudo;
     char epoch[24];
     char hostdriver[64], autodriver[64]; /* names in dir */
-    struct ssh_images images;
-    int64_t images_at; /* when an engine was asked for them */
-    void *lent;        /* the provider's */
+    char good[96];                       /* digest of an image of which a machine was made last */
+    void *lent;                          /* the provider's */
 };
 
 /* Where hosts come from that are not in the configuration: rented for as long as there is work. A
@@ -98,43 +73,35 @@ struct ssh_provider {
     const char *(*tired)(struct ssh_host *h);
     /* With the lock: a host that is up and gets no more machines, since it is to go. */
     bool (*closed)(const struct ssh_host *h);
-    /* With the lock: whether a host for that digest could be had, by all that is known now. */
-    bool (*could)(struct backend *b, const char *digest, bool *ret_hopes);
-    /* With the lock: why none could be had. */
-    const char *(*why)(struct backend *b);
     /* With the lock: a machine of the host has come or gone. */
     void (*touched)(struct ssh_host *h);
 };
 
-struct ssh_waiter {
-    struct ssh_waiter *next;
-    int fd;             /* eventfd */
-    const char *digest; /* what it waits for */
-};
-
 struct backend {
+    struct hosts set;
     const struct config *cfg;
     const struct driver *driver;
     const struct ssh_provider *provider; /* NULL: the hosts are the configuration's */
     void *provided;                      /* the provider's own */
-    char *sockets;                       /* directory of the masters' sockets */
     char *id;                            /* who we are to a host: deployment/vmm */
-    int lock_fd;
-    int stop_fd; /* eventfd, signalled once */
-    struct ssh_host *hosts;
+    struct ssh_host *hosts;              /* those of the set */
     size_t host_ct;
-    size_t host_room; /* what host_ct will be */
-
-    pthread_mutex_t lock;
-    pthread_cond_t tried; /* a host's first connection has come to something */
-    struct ssh_waiter *waiters;
 };
 
-/* Where a machine is to be made: a copy, since its host may be connected to anew meanwhile. */
+/* The set's backend, and the host behind one of its. */
+static inline struct backend *ssh_backend(struct hosts *s)
+{
+    return (struct backend *)(void *)s;
+}
+
+static inline struct ssh_host *ssh_host(struct host *h)
+{
+    return (struct ssh_host *)(void *)h;
+}
+
+/* With what is needed for a machine of that life. */
 struct ssh_start {
-    struct ssh_host *host;
-    uint64_t life;
-    unsigned lane;
+    struct host_place at;
     char control[128];
     bool sudo;
     char epoch[24];
@@ -143,34 +110,27 @@ struct ssh_start {
 
 /* Before any host is started: what other threads may look at. */
 void ssh_host_prepare(struct ssh_host *h);
-/* Begins to connect. */
-void ssh_host_start(struct ssh_host *h);
-/* After stop_fd was signalled. */
-void ssh_host_stop(struct ssh_host *h);
+/* After the set was stopped. */
+void ssh_host_done(struct ssh_host *h);
+/* Of struct host_kind. */
+int ssh_host_connect(struct host *h, struct error *err);
+bool ssh_host_serve(struct host *h);
+void ssh_host_disconnect(struct host *h, bool kindly, const struct error *why);
+int ssh_host_prove(struct host *h, struct error *err);
+int ssh_host_images(struct host *h, struct host_images *ret, struct error *err);
 /* Asks the keeper; each() gets the lines of the answer but the last. `life` 0: whichever. */
 int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
                  void (*each)(void *arg, const char *line), void *arg, int64_t deadline,
                  struct error *err);
-/* Gives a connection up, if it is still that one. */
-void ssh_host_doom(struct ssh_host *h, uint64_t life, const char *why);
-/* With the lock. */
-void ssh_host_add_image(struct ssh_host *h, const char *name, const char *digest);
-void ssh_host_drop_images(struct ssh_host *h);
-/* Asks an engine for its images, when that is long ago. */
-int ssh_host_look_images(struct ssh_host *h, struct error *err);
 /* With the lock, or by its own thread while it is OUT. */
 void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret);
-/* With the lock: whoever waits for room looks again. */
-void ssh_wake_waiters(struct backend *b);
-
 /* ---- ssh.c ---- */
 
-/* A backend with room for so many hosts and none started yet; its ssh_close() is due, too, when a
- * later step fails. */
+/* A backend with room for so many hosts, whose `at.spec` is to be set. ssh_close() it also when
+ * this or a later step fails. */
 int ssh_backend_new(const struct config *cfg, const struct driver *d, size_t host_ct,
                     struct backend **ret, struct error *err);
-void ssh_backend_start(struct backend *b);
-bool ssh_has_image(const struct ssh_host *h, const char *digest);
+int ssh_backend_start(struct backend *b, struct error *err);
 /* Of struct driver, for a driver whose hosts are rented. */
 void ssh_close(struct backend *b);
 int ssh_initialize(struct backend *b, const struct machine_spec *spec, int64_t deadline,

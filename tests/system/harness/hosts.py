@@ -152,6 +152,9 @@ class Host:
                 done = tc("qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
                 assert done.returncode == 0, done.stderr
 
+    def sent_bytes(self):
+        return int(pathlib.Path(f"/sys/class/net/{self.veth}/statistics/rx_bytes").read_text())
+
     # ---- looking in ----
 
     def pids(self):
