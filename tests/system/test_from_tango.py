@@ -90,7 +90,7 @@ def test_settings_become_ours(config_py, tmp_path):
     assert conf.stat().st_mode & 0o077 == 0
     assert settings(conf.read_text()) == {
         "keys": "main:s3cret, main:second", "driver": "docker", "log_level": "debug",
-        "redis_url": "redis://127.0.0.1:6379", "prefix": "local", "port": "3000",
+        "redis_url": "redis://127.0.0.1:6379", "prefix": "milonga-local", "port": "3001",
         "docker_volume_path": "/opt/TangoService/Tango/volumes/", "init_timeout_ms": "180s", "wait_timeout_ms": "60s",
         "copyin_timeout_ms": "30s", "copyout_timeout_ms": "30s", "job_timeout_s": "7200", "job_timeout_max_s": "7200",
         "job_cores_milli": "1500", "max_body_bytes": "10737418240", "max_body_total_bytes": "10737418240",
@@ -105,9 +105,23 @@ def test_what_is_not_carried_over_is_told(config_py):
     notes = tool("config", config_py).stderr
     for told in ("REUSE_VMS has no equal", "DOCKER_MEMORY_LIMIT is None", "DEFAULT_AMI is not carried over",
                  "cannot be known without running it", "variable RESTFUL_KEY was taken as unset", 'the key is "test"',
-                 "7.0 or later"):
+                 "7.0 or later", "port and prefix are not Tango's"):
         assert told in notes, told
     assert re.search(r"line \d+: DISPATCH_PERIOD", notes)
+
+
+@pytest.mark.parametrize("backend, more, becomes, note", [
+    ("distDocker", "HOST_ALIAS = 'graders.example.org'\n  DOCKER_HOST_USER = 'ops'", {"driver": "docker-hosts"},
+     "each address of HOST_ALIAS (graders.example.org) becomes a line docker_host = NAME ssh://ops@ADDRESS slots=N"),
+    ("ec2SSH", "EC2_REGION = 'us-east-2'\n  EC2_USER_NAME = 'ubuntu'\n  DEFAULT_INST_TYPE = 't3.small'\n  SECURITY_KEY_NAME = 'k'\n"
+     "  SECURITY_KEY_PATH = '/keys/k'\n  DEFAULT_SECURITY_GROUP = 'autolab'",
+     {"driver": "ec2", "ec2_region": "us-east-2", "ec2_user": "ubuntu", "ec2_types": "t3.small", "ec2_key_name": "k", "ssh_key": "/keys/k"},
+     "ec2_security_groups takes ids, not the name autolab")])
+def test_machines_elsewhere(tmp_path, backend, more, becomes, note):
+    path = tmp_path / "c.py"
+    path.write_text(f"class Config:\n  VMMS_NAME = {backend!r}\n  {more}\n")
+    done = tool("config", path)
+    assert done.returncode == 0 and settings(done.stdout) == becomes and note in done.stderr, done.all
 
 
 def test_a_config_is_never_run(config_py):
@@ -128,10 +142,10 @@ def test_a_bad_config_is_named(tmp_path, text, says):
 def test_bombs_and_conditions_are_left_to_a_person(tmp_path):
     path = tmp_path / "c.py"
     path.write_text("class Config:\n  PORT = 9**9**9\n  POOL_SIZE = 1\n  if open:\n    POOL_SIZE = 9\n"
-                    "  KEYS = ['k'] * 10**9\n  VMMS_NAME = 'ec2SSH'\n")
+                    "  KEYS = ['k'] * 10**9\n  VMMS_NAME = 'tashiSSH'\n")
     done = tool("config", path)
     assert done.returncode == 0 and settings(done.stdout) == {}
-    for name in ("PORT is 9 **", "POOL_SIZE is set under a condition", "KEYS is", "VMMS_NAME = ec2SSH has no driver"):
+    for name in ("PORT is 9 **", "POOL_SIZE is set under a condition", "KEYS is", "VMMS_NAME = tashiSSH has no driver"):
         assert name in done.stderr, name
 
 
@@ -164,7 +178,7 @@ def test_courselabs_are_copied_once(stack, tmp_path):
     (root / "other-course").mkdir()
     done = ask(stack, "copy", root, "--tango-key", "tangokey")
     assert done.returncode == 1 and "1 labs: 2 files copied, 0 there already, 1 left out" in done.stdout, done.all
-    assert "link" in done.stderr
+    assert "left out: course-lab1/'link': a symbolic link\n" in done.stderr
     assert set(stack.tango.open("course-lab1")["files"]) == {"Makefile", "a@b.org_1_héllo.c"}
     (lab / "link").unlink()
     done = ask(stack, "copy", root, "--tango-key", "tangokey")
@@ -315,6 +329,17 @@ def test_what_tango_has_graded_is_graded_again(stack, tango, folder):
     assert done.returncode == 0 and report["old"]["same"] and report["old"]["lab"] == "c-l", done.all
     # its own jobs are not taken for Tango's the next time
     assert len(shadow(stack, tango, "--recent", 5)[1]) == 1
+
+
+def test_a_lab_that_was_not_copied_is_named(stack, tango, folder):
+    tango.files["only-there"] = {"mk": b"# null: status=0\n"}
+    tango.does = {"alone": (FINE, "Job exited with status 0", "Hello from null\n")}
+    tango.jobs.append({"jobName": "alone", "output_file": "was.txt", "image": "null", "timeout": 9, "lab": "only-there", "id": 1,
+                       "files": [{"localFile": "mk", "destFile": "Makefile"}], "polls": 0})
+    done, report = shadow(stack, tango, "--recent", 1)
+    said = report["alone"]["differences"]
+    assert done.returncode == 1 and len(said) == 1 and said[0].count("Bad output path") == 1, done.all
+    assert said[0].endswith("(it has no such lab; `copy` brings them)")
 
 
 def test_a_side_that_is_wrong_is_named(stack, tango, folder):
