@@ -1,10 +1,11 @@
 """docker-compose.yml, from nothing to nothing. The tests go through the life of one installation, in this order.
 
-Not in `make test`, for the images take minutes to build: `make compose` runs it, and .ci/run does."""
+Not in `make test`, for the images take minutes to build: `make compose` and .ci/run run it."""
 
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from harness import image
 from harness.guard import guard
 from harness.compose import PROJECT, BridgedEngine, Compose
 from harness.process import wait_for
+from harness.stack import ROOT
 from harness.tango import Tango
 
 pytestmark = [pytest.mark.compose, pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -180,6 +182,15 @@ def test_machines_elsewhere_need_no_engine_here(compose):
     assert compose.run(*vmm, *start).endswith("milonga.conf: ok\n")
     seen = compose.engine.docker("run", "--rm", "--read-only", "milonga-under-test", "ssh", "-G", "far")
     assert "identityfile ~/.ssh/id_ed25519" in seen and "\nuser milonga\n" in seen
+
+
+def test_the_backup_of_the_manual(compose, tmp_path):
+    """Its two lines for Redis, as they stand."""
+    code = re.search(r"^    pass=.*\n    docker-compose exec.*\n", (ROOT / "docs/operations.md").read_text(), re.M)[0]
+    code = code.replace("docker-compose", f"docker-compose -f {ROOT}/docker-compose.yml").replace("/backup", str(tmp_path))
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], env=compose.env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "dump.rdb").read_bytes().startswith(b"REDIS")
 
 
 def test_it_stands_where_autolab_looks_for_tango(compose):

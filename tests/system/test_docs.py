@@ -5,6 +5,7 @@ An HTML comment in front of an example, which no reader sees, says how it is run
     <!-- runnable: stack -->    shell, against a running installation: port 3000 and the key `test` become its own; the last
                                 command's output is what the next line, <!-- says: TEXT -->, names, as soon as it does
     <!-- runnable: config -->   lines of milonga.conf, through --check-config
+    <!-- runnable: backup -->, <!-- runnable: restore -->    shell of test_backup.py, with the folders of its installation
     <!-- runnable: shell -->    shell that needs no services
     <!-- runnable: driver -->   a driver in C, compiled as the others are
 
@@ -47,7 +48,7 @@ def of(how):
 def test_every_mark_is_understood():
     marks = sum(len(re.findall("^<!-- runnable:", page.read_text(encoding="utf-8"), re.M)) for page in PAGES)
     assert marks == len(ALL) > 0
-    assert {how for how, *_ in ALL} == {"stack", "config", "shell", "driver"}
+    assert {how for how, *_ in ALL} == {"stack", "config", "shell", "driver", "backup", "restore"}
     assert all(code.strip() for _, _, code, _ in ALL)
 
 
