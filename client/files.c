@@ -59,7 +59,7 @@ int cmd_labs(struct client *c, int argc, char **argv)
 
 static void show_images(const struct client *c, const json_t *answer)
 {
-    struct table *t = table_new("IMAGE DIGEST VMMS STATE");
+    struct table *t = table_new("IMAGE OF DIGEST VMMS STATE");
     struct buf words = BUF_INIT(65536);
     size_t i;
     json_t *m;
@@ -72,6 +72,7 @@ static void show_images(const struct client *c, const json_t *answer)
         const char *short_of = digest != NULL ? strchr(digest, ':') : NULL;
 
         table_cell(t, "%s", show_text(m, "name"));
+        table_cell(t, "%s", show_flag(m, "shared") ? "all" : "tenant");
         table_cell(t, "%.12s", short_of != NULL ? short_of + 1 : digest != NULL ? digest : "-");
         table_cell(t, "%s", show_words(json_object_get(m, "vmms"), &words));
         if (json_is_object(build) && strcmp(show_text(build, "state"), "done") != 0)
@@ -84,12 +85,13 @@ static void show_images(const struct client *c, const json_t *answer)
     buf_free(&words);
 }
 
-static int push(struct client *c, const char *file, const char *name)
+static int push(struct client *c, const char *file, const char *name, const char *shared)
 {
     struct error err = ERROR_INIT;
     struct rest *r = client_rest(c, &err);
     cleanup_free char *quoted = rest_quote(name);
-    cleanup_free char *path = xasprintf("/v1/images/%s?wait_s=%d", quoted, IMAGE_WAIT_S);
+    cleanup_free char *path = xasprintf("/v1/images/%s?wait_s=%d%s%s", quoted, IMAGE_WAIT_S,
+                                        shared ? "&shared=" : "", shared ? shared : "");
     FILE *in = fopen(file, "re");
     struct stat st;
     json_t *answer = NULL;
@@ -127,18 +129,24 @@ static void show_removed(const struct client *c, const json_t *answer)
 
 int cmd_images(struct client *c, int argc, char **argv)
 {
-    int count = args_take(argc, argv, NULL, 0);
+    bool shared = false, own = false;
+    const struct arg args[] = {{"--shared", NULL, &shared}, {"--own", NULL, &own}};
+    int count = args_take(argc, argv, args, ARRAY_SIZE(args));
+    const char *whose = shared ? "true" : own ? "false" : NULL;
 
+    if (shared && own)
+        count = -1;
     if (count == 0)
         return client_show(c, "GET", "/v1/images", NULL, show_images);
     if (count == 3 && strcmp(argv[0], "push") == 0)
-        return push(c, argv[1], argv[2]);
+        return push(c, argv[1], argv[2], whose);
     if (count == 2 && strcmp(argv[0], "remove") == 0) {
         cleanup_free char *quoted = rest_quote(argv[1]);
-        cleanup_free char *path = xasprintf("/v1/images/%s", quoted);
+        cleanup_free char *path =
+            xasprintf("/v1/images/%s%s%s", quoted, whose ? "?shared=" : "", whose ? whose : "");
 
         return client_show(c, "DELETE", path, NULL, show_removed);
     }
-    fputs("usage: milonga images [push FILE NAME | remove NAME]\n", stderr);
+    fputs("usage: milonga images [push FILE NAME | remove NAME] [--shared | --own]\n", stderr);
     return EXIT_USE;
 }

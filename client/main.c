@@ -40,7 +40,7 @@ static const struct command commands[] = {
     {"prealloc", cmd_prealloc, "IMAGE N",
      "keep N machines warm (--cores N --memory MB); N \"default\": no wish"},
     {"images", cmd_images, "[push FILE NAME | remove NAME]",
-     "all; upload a `docker save` archive; remove one"},
+     "all; upload a `docker save` archive; remove one. --shared, --own: of which tenants"},
     {"stats", cmd_stats, "", "the installation in figures"},
     {"top", cmd_top, "", "all of it as a table that keeps itself current; --once: one page"},
     {"doctor", cmd_doctor, "", "check the whole installation; each fault with its remedy"},

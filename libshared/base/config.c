@@ -136,6 +136,7 @@ const struct config_key config_keys[] = {
     SECS(dead_max_age_s, "30d", 60, 3650 * DAY / SECOND, "how long finished jobs are remembered"),
     BYTES(dead_max_bytes, "1G", 1 * M, 64 * T, "descriptions of finished jobs that are remembered"),
     INT(rejected_max_jobs, "10000", 1, 100000000, "rejected jobs that are remembered"),
+    INT(tenant_images_max, "100", 0, 100000, "images that a tenant may have of its own"),
     INT(labs_max, "100000", 1, 10000000, "courselabs; the one unused longest makes room for a new one"),
     SECS(lab_max_age_s, "365d", 3600, 3650 * DAY / SECOND, "a courselab unused for so long is removed"),
     INT(outbox_max, "100000", 1, 10000000, "callbacks that wait; older ones are given up"),

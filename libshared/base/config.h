@@ -121,6 +121,7 @@ struct config {
     int64_t dead_max_bytes;        /* 1G: of their descriptions */
     int64_t rejected_max_jobs;     /* 10000 */
     int64_t labs_max;              /* 100000 */
+    int64_t tenant_images_max;     /* 100 */
     int64_t lab_max_age_s;         /* 365 days since it was last used */
     int64_t outbox_max;            /* 100000 callbacks that wait */
     int64_t outbox_max_age_s;      /* 1 day */

@@ -95,6 +95,13 @@ local function trace(id, now, code, arg)
   if len > TRACE_MAX then call('LTRIM', key, -TRACE_MAX, -1) end
 end
 
+-- The vmms look at what images are wished, and which are kept.
+local function tell_builds()
+  for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do
+    if call('HGET', P .. 'vmm:' .. v, 'state') == 'up' then call('PUBLISH', P .. 'v:' .. v, 'b') end
+  end
+end
+
 -- ---- damaged records: one never stops the others ----
 
 -- What each live job has, then its counters.
@@ -163,6 +170,46 @@ local function mend(id, now)
   set('s', 'q')
 end
 
+-- ---- names of images ----
+
+-- Whose an image is stands in its full name (libshared/base/image_name.h); all keys have full names.
+local TENANTS, KEPT = '.tenant.milonga.invalid/', 'kept.milonga.invalid/'
+local function own_image(tenant, name)
+  return (string.gsub(tenant, '_', 'U')) .. TENANTS .. name
+end
+local function kept_image(digest)
+  return KEPT .. (string.gsub(digest, ':', '-'))
+end
+
+-- The full name of what a tenant means by a name: its own, once there is or was one, else the one that all share.
+local function image_of(tenant, name)
+  local own = own_image(tenant, name)
+  if call('HEXISTS', P .. 'img', own) == 1 then return own end
+  local build = call('HGET', P .. 'build', own)
+  return build and string.sub(build, 1, 5) == 'done ' and own or name
+end
+
+-- The name by which a tenant has a full name, or nil: it is another's, or one that all share behind its own.
+local function image_shown(tenant, full)
+  local whose, name = string.match(full, '^([0-9a-zU]+)%.tenant%.milonga%.invalid/(.+)$')
+  if whose then return full == own_image(tenant, name) and name or nil end
+  if string.sub(full, 1, #KEPT) == KEPT then return nil end
+  return image_of(tenant, full) == full and full or nil
+end
+
+-- A list of full name, value, ... as a tenant sees it.
+local function images_shown(tenant, list)
+  local shown = {}
+  for i = 1, #list, 2 do
+    local name = image_shown(tenant, list[i])
+    if name then
+      shown[#shown + 1] = name
+      shown[#shown + 1] = list[i + 1]
+    end
+  end
+  return shown
+end
+
 -- ---- placements and queues ----
 
 -- The number of a placement.
@@ -182,9 +229,14 @@ local function place_take(n)
   call('ZREM', P .. 'plfree', n)
 end
 local function place_drop(n, now)
-  if call('HINCRBY', P .. 'plc', n, -1) <= 0 then
-    call('HDEL', P .. 'plc', n)
-    call('ZADD', P .. 'plfree', now, n)
+  if call('HINCRBY', P .. 'plc', n, -1) > 0 then return end
+  call('HDEL', P .. 'plc', n)
+  call('ZADD', P .. 'plfree', now, n)
+  for digest in string.gmatch(string.match(call('HGET', P .. 'pln', n) or '', '^[^\n]*\n([^\n]*)') or '', '[^,]+') do
+    if call('HEXISTS', P .. 'img', kept_image(digest)) == 1 then
+      tell_builds() -- perhaps nobody needs it any more
+      return
+    end
   end
 end
 

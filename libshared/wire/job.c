@@ -451,6 +451,22 @@ int job_decode(const void *data, size_t len, struct job **ret, struct error *err
     return 0;
 }
 
+void job_set_image(struct job *job, const char *image, const char *const *digests, size_t ct)
+{
+    char *name = xstrdup(image);
+
+    free(job->image);
+    job->image = name;
+    while (job->digest_ct > 0) {
+        free(job->digests[--job->digest_ct]);
+        job->digests[job->digest_ct] = NULL;
+    }
+    while (job->digest_ct < ct && job->digest_ct < JOB_MAX_DIGESTS) {
+        job->digests[job->digest_ct] = xstrdup(digests[job->digest_ct]);
+        job->digest_ct++;
+    }
+}
+
 struct job *job_copy(const struct job *job)
 {
     cleanup_buf struct buf body = BUF_INIT(JOB_BODY_MAX);

@@ -77,6 +77,9 @@ int job_decode(const void *data, size_t len, struct job **ret, struct error *err
 /* The caller's to job_free(); NULL when it is over the bounds of job_encode(). */
 struct job *job_copy(const struct job *job);
 
+/* Copies; what was there goes. */
+void job_set_image(struct job *job, const char *image, const char *const *digests, size_t ct);
+
 /* A token, what fences a write: "<generation>.<attempt>". */
 struct job_token {
     uint32_t generation;

@@ -6,7 +6,8 @@
  * calls `done` exactly once, later, on the same loop. One core a loop; it keeps no state between
  * requests.
  *
- * Names were checked by the caller (base/name.h). */
+ * Names were checked by the caller (base/name.h). Images' names are as the tenant says them, but
+ * where a full one is asked for (base/image_name.h). */
 
 #include "base/config.h"
 #include "services/api/workers.h"
@@ -64,6 +65,7 @@ enum core_status {
     CORE_OVER,       /* the job is finished, otherwise than wished */
     CORE_CONFLICT,   /* `why` is a word that says what is in the way */
     CORE_TOO_BIG,    /* and will be however often it is asked; `why` */
+    CORE_MOVED,      /* accept: the image is another by now; look it up again */
 };
 
 struct core_file {
@@ -132,6 +134,7 @@ struct core_answer {
     size_t file_ct;
     char *digests[JOB_MAX_DIGESTS]; /* lookup: of the image; none: it is unknown */
     size_t digest_ct;
+    const char *image; /* lookup: its full name */
     uint64_t id;       /* lookup (CORE_SAME), accept, reject */
     const char *bytes; /* partial */
     size_t len;
@@ -158,11 +161,11 @@ typedef void core_done_fn(void *arg, const struct core_answer *a);
 
 /* ---- Labs (core_lab.c) ---- */
 
-/* OK: made or not, files. */
+/* OK: made or not, files; FULL: `why`, and a->slots is in how many ms there can be room. */
 void core_open(struct core *c, const char *tenant, const char *lab, core_done_fn *done, void *arg);
 
-/* OK, SAME (a file of that name and MD5 is there): *a->files is it; NO_LAB, FULL. Borrows `data`
- * until done. */
+/* OK, SAME (a file of that name and MD5 is there): *a->files is it; NO_LAB, FULL (without `why`).
+ * Borrows `data` until done. */
 void core_put(struct core *c, const char *tenant, const char *lab, const char *name,
               const void *data, size_t len, core_done_fn *done, void *arg);
 
@@ -206,8 +209,8 @@ struct core_once {
     uint64_t repeats;   /* the finished job that this one repeats, or 0 */
 };
 
-/* Puts the job into the queue. OK or SAME: a->id; FULL: a->slots is how many jobs have finished in
- * the last 5 minutes; TOO_BIG. Copies. */
+/* Puts the job into the queue; its image's name is the full one. OK or SAME: a->id; MOVED; FULL:
+ * a->slots is how many jobs have finished in the last 5 minutes; TOO_BIG. Copies. */
 void core_accept(struct core *c, const struct job *job, const struct core_once *once,
                  core_done_fn *done, void *arg);
 
@@ -328,17 +331,19 @@ void core_unlisten(struct core_listener *l);
 bool core_event_parse(char *text, struct core_event *ret);
 
 void core_info(struct core *c, core_done_fn *done, void *arg);
-void core_pools(struct core *c, core_done_fn *done, void *arg);
+void core_pools(struct core *c, const char *tenant, core_done_fn *done, void *arg);
 
 /* ---- Wishing (core_wish.c) ---- */
 
 /* Wishes n warm machines and waits for them, wait_ms at most. OK, NOT_FOUND (no such image), LATE.
  */
-void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
-                   unsigned memory_mb, unsigned wait_ms, core_done_fn *done, void *arg);
+void core_prealloc(struct core *c, const char *tenant, const char *image, unsigned n,
+                   unsigned cores_milli, unsigned memory_mb, unsigned wait_ms, core_done_fn *done,
+                   void *arg);
 
-/* Stores an image archive, wishes that it be made an image and waits, wait_ms at most. OK, FAILED,
- * LATE; a->files is the archive once it is stored. Borrows `data`. */
+/* Stores an image archive, wishes that it be made the image of that full name and waits, wait_ms at
+ * most. OK, FAILED, LATE, FULL (tenant_images_max; `why`); a->files is the archive once it is
+ * stored. Borrows `data`. */
 void core_build(struct core *c, const char *name, const void *data, size_t len, unsigned wait_ms,
                 core_done_fn *done, void *arg);
 

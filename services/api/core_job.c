@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/log.h"
 #include "wire/feedback.h"
 
@@ -182,7 +183,7 @@ static void render_row(const struct core_job *j, void *arg)
 {
     struct page *p = arg;
 
-    if (!p->image || strcmp(p->image, j->job->image) == 0)
+    if (!p->image || strcmp(p->image, image_name_shown(j->job->image, NULL)) == 0)
         p->render(j, p->op.core->env.cfg, &p->out);
 }
 

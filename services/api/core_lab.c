@@ -45,7 +45,11 @@ static void opened(void *p, const char *status, redisReply *r, const char *why)
         return;
     }
     if (strcmp(status, "full") == 0) {
-        core_fail(op, "There are as many courselabs as labs_max allows, all of them in use");
+        a = (struct core_answer){
+            .status = CORE_FULL,
+            .why = "There are as many courselabs as labs_max allows, all of them in use",
+            .slots = strtoull(core_text(r, 1), NULL, 10)};
+        core_end(op, &a);
         free(op);
         return;
     }

@@ -260,7 +260,9 @@ static void pools_came(void *p, const char *status, redisReply *r, const char *w
     free(op);
 }
 
-void core_pools(struct core *c, core_done_fn *done, void *arg)
+void core_pools(struct core *c, const char *tenant, core_done_fn *done, void *arg)
 {
-    core_script(op_new(c, done, arg), &script_pools, 0, NULL, NULL, pools_came);
+    const char *argv[] = {tenant};
+
+    core_script(op_new(c, done, arg), &script_pools, 1, argv, NULL, pools_came);
 }

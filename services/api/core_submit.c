@@ -62,10 +62,11 @@ static void looked_up(void *p, const char *status, redisReply *r, const char *wh
     }
     if (core_text_len(r, 3))
         take_digests(&a, r->element[3]->str);
+    a.image = core_text(r, 4);
     a.files = xcalloc(l->file_ct + 1, sizeof(a.files[0]));
     a.file_ct = l->file_ct;
     for (size_t i = 0; i < l->file_ct; i++) {
-        if (!core_file_parse(core_text(r, 4 + i), &a.files[i]))
+        if (!core_file_parse(core_text(r, 5 + i), &a.files[i]))
             a.files[i].sha256[0] = '\0';
     }
     core_end(&l->op, &a);
@@ -148,6 +149,8 @@ static void submitted(void *p, const char *status, redisReply *r, const char *wh
             return;
         a.status = CORE_FAILED;
         a.why = no_ids;
+    } else if (strcmp(status, "moved") == 0) {
+        a.status = CORE_MOVED;
     } else if (strcmp(status, "full") == 0) {
         a.status = CORE_FULL;
         a.why = strcmp(core_text(r, 1), "bytes") == 0 ? full_bytes : "JobQueue is full";

@@ -35,7 +35,8 @@ struct wait {
     struct core_op op;    /* of the caller */
     struct core_op check; /* of the script that looks */
     enum wait_kind kind;
-    char *image;
+    char *tenant; /* pool */
+    char *image;  /* build: its full name */
     unsigned n, wait_ms;
     uint64_t size; /* build: of the archive */
     char sha256[SHA256_HEX + 1];
@@ -105,6 +106,7 @@ void core_waits_start(struct core *c)
 
 static void wait_free(struct wait *w)
 {
+    free(w->tenant);
     free(w->image);
     free(w);
 }
@@ -245,7 +247,7 @@ static void wait_check(struct wait *w)
     w->checking = true;
     w->check = (struct core_op){.core = c};
     if (w->kind == WAIT_POOL)
-        core_pools(c, pool_looked, w);
+        core_pools(c, w->tenant, pool_looked, w);
     else
         core_script(&w->check, &script_build_state, 1, argv, NULL, build_looked);
 }
@@ -277,21 +279,33 @@ static void pool_wished(void *op, const char *status, redisReply *r, const char 
         wait_begin(w);
 }
 
-void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
-                   unsigned memory_mb, unsigned wait_ms, core_done_fn *done, void *arg)
+void core_prealloc(struct core *c, const char *tenant, const char *image, unsigned n,
+                   unsigned cores_milli, unsigned memory_mb, unsigned wait_ms, core_done_fn *done,
+                   void *arg)
 {
     struct wait *w = wait_new(c, WAIT_POOL, image, wait_ms, done, arg);
     char count[16], cores[16], memory[16];
-    const char *argv[] = {image, count, cores, memory};
+    const char *argv[] = {tenant, image, count, cores, memory};
 
+    w->tenant = xstrdup(tenant);
     w->n = n;
     snprintf(count, sizeof(count), "%u", n);
     snprintf(cores, sizeof(cores), "%u", cores_milli);
     snprintf(memory, sizeof(memory), "%u", memory_mb);
-    core_script(&w->op, &script_wish_pool, 4, argv, NULL, pool_wished);
+    core_script(&w->op, &script_wish_pool, 5, argv, NULL, pool_wished);
 }
 
 /* ---- build ---- */
+
+static void wait_full(struct wait *w)
+{
+    char why[160];
+
+    snprintf(why, sizeof(why),
+             "This tenant has %" PRId64 " images, as many as tenant_images_max allows: remove one",
+             w->op.core->env.cfg->tenant_images_max);
+    wait_over(w, CORE_FULL, why);
+}
 
 static void build_wished(void *op, const char *status, redisReply *r, const char *why)
 {
@@ -299,6 +313,8 @@ static void build_wished(void *op, const char *status, redisReply *r, const char
 
     if (!status)
         wait_over(w, CORE_FAILED, why);
+    else if (strcmp(status, "full") == 0)
+        wait_full(w);
     else if (strncmp(core_text(r, 1), "done ", 5) == 0)
         wait_over(w, CORE_OK, "");
     else if (strcmp(core_text(r, 2), "0") == 0)
@@ -312,8 +328,8 @@ static void build_wished(void *op, const char *status, redisReply *r, const char
 static void build_stored(void *arg, const struct core_answer *a)
 {
     struct wait *w = arg;
-    char now[24];
-    const char *argv[] = {w->image, w->sha256, now};
+    char now[24], most[24];
+    const char *argv[] = {w->image, w->sha256, now, most};
 
     if (a->status != CORE_OK) {
         wait_over(w, CORE_FAILED, a->why);
@@ -322,7 +338,8 @@ static void build_stored(void *arg, const struct core_answer *a)
     memcpy(w->sha256, a->files[0].sha256, sizeof(w->sha256));
     w->size = a->files[0].size;
     snprintf(now, sizeof(now), "%" PRId64, clock_wall_ms());
-    core_script(&w->op, &script_wish_build, 3, argv, NULL, build_wished);
+    snprintf(most, sizeof(most), "%" PRId64, w->op.core->env.cfg->tenant_images_max);
+    core_script(&w->op, &script_wish_build, 4, argv, NULL, build_wished);
 }
 
 void core_build(struct core *c, const char *name, const void *data, size_t len, unsigned wait_ms,

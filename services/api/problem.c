@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "services/api/reply.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -78,6 +79,19 @@ void problem(struct call *c, int status, const char *code, const char *fmt, ...)
     vsnprintf(detail, sizeof(detail), fmt, ap);
     va_end(ap);
     reply(c, status, code, detail, NULL);
+}
+
+void problem_later(struct call *c, uint64_t wait_s, const char *code, const char *fmt, ...)
+{
+    char detail[DETAIL_MAX], wait[24];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(detail, sizeof(detail), fmt, ap);
+    va_end(ap);
+    snprintf(wait, sizeof(wait), "%" PRIu64, wait_s > 0 ? wait_s : 1);
+    call_add_header(c, "retry-after", wait);
+    reply(c, 429, code, detail, NULL);
 }
 
 static void add_allow(struct call *c, unsigned allowed)

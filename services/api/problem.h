@@ -16,6 +16,9 @@ const char *problem_sentence(int status);
 
 __attribute__((format(printf, 4, 5))) void problem(struct call *c, int status, const char *code,
                                                    const char *fmt, ...);
+/* 429 with an honest Retry-After (at least 1 s). */
+__attribute__((format(printf, 4, 5))) void problem_later(struct call *c, uint64_t wait_s,
+                                                         const char *code, const char *fmt, ...);
 
 /* 404 or 405 of a path below /v... */
 void problem_unrouted(struct call *c, int status, unsigned version, unsigned allowed);

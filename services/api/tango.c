@@ -1,6 +1,7 @@
 #include "services/api/tango.h"
 
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/mem.h"
 #include "base/name.h"
 #include "services/api/send.h"
@@ -29,7 +30,7 @@ void tango_fail(struct call *c, const struct core_answer *a)
         reply_status(c, -1, "Courselab not found");
         break;
     case CORE_FULL:
-        reply_status(c, -1, "The courselab holds too many files");
+        reply_status(c, -1, a->why && *a->why ? a->why : "The courselab holds too many files");
         break;
     default:
         reply_status(c, -1, *a->why ? a->why : "The server could not do that");
@@ -332,7 +333,7 @@ static void pools_came(void *arg, const struct core_answer *a)
 
 static void pool(struct call *c)
 {
-    core_pools(c->loop->core, pools_came, c);
+    core_pools(c->loop->core, c->tenant, pools_came, c);
 }
 
 /* ---- build ---- */
@@ -358,14 +359,25 @@ static void build(struct call *c)
 {
     size_t len;
     const char *name = call_header(c, "imagename", &len);
+    cleanup_free char *full = NULL;
 
     if (!name) {
         reply_html(c, 500);
         return;
     }
-    if (tango_name_ok(c, "imageName", name_check_image(name, len)))
-        core_build(c->loop->core, h2o_strdup(&c->req->pool, name, len).base, c->req->entity.base,
-                   c->req->entity.len, (unsigned)c->loop->server->cfg->wish_wait_ms, built, c);
+    if (!tango_name_ok(c, "imageName", image_name_check(name, len)))
+        return;
+    /* An operator's image is for all, as Tango's are; anybody else's for its tenant. */
+    full = xstrndup(name, len);
+    if (c->scope < SCOPE_ADMIN) {
+        char *own = image_name_own(c->tenant, full);
+
+        free(full);
+        full = own;
+    }
+    if (tango_name_ok(c, "imageName", name_check_image(full, strlen(full))))
+        core_build(c->loop->core, full, c->req->entity.base, c->req->entity.len,
+                   (unsigned)c->loop->server->cfg->wish_wait_ms, built, c);
 }
 
 const struct route tango_routes[] = {

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/digest.h"
+#include "base/image_name.h"
 #include "base/mem.h"
 #include "base/name.h"
 #include "services/api/json.h"
@@ -74,7 +75,7 @@ static const struct json_field request_fields[] = {
 struct add {
     json_t *json; /* what the request points into */
     struct request req;
-    struct job *job;
+    struct job *job; /* its image's name becomes the full one when it is accepted */
     char dup[SHA256_HEX + 1];
     char **lines; /* of its rejection */
     size_t line_ct;
@@ -172,6 +173,8 @@ static void check_labels(struct add *a)
     struct job *job = a->job;
     size_t kept = 0;
 
+    while (job->label_ct) /* of the look before */
+        free(job->labels[--job->label_ct]);
     for (size_t i = 0; i < a->req.labels.count; i++) {
         const char *why = name_check_label(labels[i], strlen(labels[i]));
 
@@ -246,7 +249,7 @@ static void check(struct add *a, const struct config *cfg, const struct core_ans
         problem(a, "Bad job.name: it %s", why);
     if (!*job->image)
         problem(a, "Missing job.vm.image");
-    else if (found->digest_ct == 0 || name_check_image(job->image, strlen(job->image)))
+    else if (found->digest_ct == 0 || image_name_check(job->image, strlen(job->image)))
         problem(a, "Image not found: %s", job->image);
     why = name_check_file(job->output_file, strlen(job->output_file));
     if (!*job->output_file)
@@ -265,8 +268,6 @@ static void check(struct add *a, const struct config *cfg, const struct core_ans
     check_labels(a);
     if (a->line_ct)
         problem(a, "Job rejected: %zu errors", a->line_ct);
-    for (size_t i = 0; i < found->digest_ct; i++)
-        job->digests[job->digest_ct++] = xstrdup(found->digests[i]);
 }
 
 /* ---- addJob ---- */
@@ -281,12 +282,16 @@ static void reply_job(struct call *c, uint64_t id)
     buf_free(&b);
 }
 
+static void look_up(struct call *c);
+
 static void accepted(void *arg, const struct core_answer *a)
 {
     struct call *c = arg;
 
     if (a->status == CORE_OK || a->status == CORE_SAME)
         reply_job(c, a->id);
+    else if (a->status == CORE_MOVED)
+        look_up(c);
     else if (a->status == CORE_FULL)
         reply_status(c, -1, a->why);
     else
@@ -334,6 +339,7 @@ static void looked_up(void *arg, const struct core_answer *a)
     }
     check(add, c->loop->server->cfg, a);
     if (!add->line_ct) {
+        job_set_image(add->job, a->image, (const char *const *)a->digests, a->digest_ct);
         core_accept(core, add->job,
                     &(struct core_once){
                         .dup = add->dup, .digest = "", .ms = c->loop->server->cfg->dup_window_ms},
@@ -391,10 +397,22 @@ static void dup_of(const struct call *c, struct add *a)
     digest_final(d, a->dup);
 }
 
+static void look_up(struct call *c)
+{
+    struct add *a = c->state;
+    const char **locals = xcalloc(a->job->file_ct + 1, sizeof(*locals));
+
+    job_set_image(a->job, a->req.image ? a->req.image : "", NULL, 0);
+    for (size_t i = 0; i < a->job->file_ct; i++)
+        locals[i] = a->job->files[i].local;
+    core_lookup(c->loop->core, c->tenant, a->job->lab, a->dup, a->job->image, locals,
+                a->job->file_ct, looked_up, c);
+    free(locals);
+}
+
 void tango_add_job(struct call *c)
 {
     struct add *a;
-    const char **locals;
     char why[300];
 
     if (!tango_name_ok(c, "courselab name", name_check_lab(c->param[1], c->param_len[1])))
@@ -409,12 +427,7 @@ void tango_add_job(struct call *c)
     }
     a->job = job_of(&a->req, c->tenant, c->param[1]);
     dup_of(c, a);
-    locals = xcalloc(a->job->file_ct + 1, sizeof(*locals));
-    for (size_t i = 0; i < a->job->file_ct; i++)
-        locals[i] = a->job->files[i].local;
-    core_lookup(c->loop->core, c->tenant, c->param[1], a->dup, a->job->image, locals,
-                a->job->file_ct, looked_up, c);
-    free(locals);
+    look_up(c);
 }
 
 /* ---- prealloc ---- */
@@ -479,7 +492,7 @@ void tango_prealloc(struct call *c)
     struct shape shape = {0};
     unsigned long n = strtoul(c->param[2], NULL, 10);
 
-    if (name_check_image(c->param[1], c->param_len[1])) {
+    if (image_name_check(c->param[1], c->param_len[1])) {
         reply_status(c, -1, "Invalid image name");
         return;
     }
@@ -488,7 +501,7 @@ void tango_prealloc(struct call *c)
         return;
     }
     if (take_shape(c, &shape))
-        core_prealloc(c->loop->core, c->param[1], (unsigned)n, (unsigned)(shape.cores * 1000),
-                      (unsigned)shape.memory, (unsigned)c->loop->server->cfg->wish_wait_ms,
-                      preallocated, c);
+        core_prealloc(c->loop->core, c->tenant, c->param[1], (unsigned)n,
+                      (unsigned)(shape.cores * 1000), (unsigned)shape.memory,
+                      (unsigned)c->loop->server->cfg->wish_wait_ms, preallocated, c);
 }

@@ -3,6 +3,7 @@
 #include "services/api/tango.h"
 
 #include "base/clock.h"
+#include "base/image_name.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -121,7 +122,7 @@ static void out_vm(const struct core_job *j, struct buf *out)
         !*j->driver || strcmp(j->driver, "docker") == 0 ? "localDocker" : j->driver;
 
     buf_appends(out, "{\"network\": null, \"resume\": null, \"image\": ");
-    out_cstr(out, j->job->image);
+    out_cstr(out, image_name_shown(j->job->image, NULL));
     buf_appends(out, ", \"memory\": ");
     if (l->memory_mb)
         buf_printf(out, "%u", l->memory_mb);
@@ -142,7 +143,7 @@ static void out_vm(const struct core_job *j, struct buf *out)
     else
         buf_appends(out, "null");
     out_key(out, "name", false);
-    out_cstr(out, j->job->image);
+    out_cstr(out, image_name_shown(j->job->image, NULL));
     buf_appends(out, "}");
 }
 

@@ -364,6 +364,6 @@ const struct route v1_routes[] = {
     {"v1.images", GET, "/v1/images", SMALL, v1_images, ROUTE_READ},
     {"v1.image", GET, "/v1/images/:image", SMALL, v1_image, ROUTE_READ},
     {"v1.image.put", ROUTE_PUT, "/v1/images/:image", ROUTE_BODY_BIG, v1_image_put, ROUTE_WRITE},
-    {"v1.image.delete", ROUTE_DELETE, "/v1/images/:image", SMALL, v1_image_delete, ROUTE_ADMIN},
+    {"v1.image.delete", ROUTE_DELETE, "/v1/images/:image", SMALL, v1_image_delete, ROUTE_WRITE},
 };
 const size_t v1_route_ct = ARRAY_SIZE(v1_routes);

@@ -2,6 +2,7 @@
 
 #include "services/api/v1.h"
 
+#include "base/image_name.h"
 #include "base/mem.h"
 
 #include <jansson.h>
@@ -25,7 +26,8 @@ enum {
     V_IMAGES,
     V_POOLS,
     V_MINE,
-    V_OTHERS
+    V_OTHERS,
+    V_THEIR_POOLS
 };
 
 static void failed(struct call *c, const struct core_answer *a)
@@ -214,28 +216,35 @@ static void render_machine(struct buf *b, const char *id, size_t id_len, const c
     buf_appends(b, "}");
 }
 
+/* Those of a pool that wait; "total;free" as ids with commas. */
+static void render_idle(struct buf *b, const char *ids, const char *vmm, const char *image)
+{
+    const char *semicolon = strchr(ids, ';'), *at = semicolon ? semicolon + 1 : "";
+
+    while (*at) {
+        size_t len = strspn(at, "0123456789");
+
+        if (len)
+            render_machine(b, at, len, "", vmm, image, "idle");
+        at += len ? len : 1;
+    }
+}
+
 static void render_machines(const redisReply *e, struct buf *b)
 {
     const redisReply *pools = core_list(e, V_POOLS), *mine = core_list(e, V_MINE);
-    const redisReply *others = core_list(e, V_OTHERS);
+    const redisReply *others = core_list(e, V_OTHERS), *theirs = core_list(e, V_THEIR_POOLS);
     const char *vmm = core_text(e, V_NAME);
 
-    for (size_t i = 0; i + 1 < pools->elements; i += 2) {
-        const char *semicolon = strchr(core_text(pools, i + 1), ';');
-        const char *at = semicolon ? semicolon + 1 : "";
-
-        while (*at) {
-            size_t len = strspn(at, "0123456789");
-
-            if (len)
-                render_machine(b, at, len, "", vmm, core_text(pools, i), "idle");
-            at += len ? len : 1;
-        }
-    }
+    for (size_t i = 0; i + 1 < pools->elements; i += 2)
+        render_idle(b, core_text(pools, i + 1), vmm, core_text(pools, i));
+    for (size_t i = 0; i < theirs->elements; i++)
+        render_idle(b, core_text(theirs, i), vmm, "");
     for (size_t i = 0; i + 3 < mine->elements; i += 4)
         if (*core_text(mine, i + 1))
             render_machine(b, core_text(mine, i + 1), core_text_len(mine, i + 1),
-                           core_text(mine, i + 2), vmm, core_text(mine, i + 3), core_text(mine, i));
+                           core_text(mine, i + 2), vmm,
+                           image_name_shown(core_text(mine, i + 3), NULL), core_text(mine, i));
     for (size_t i = 0; i < others->elements; i++)
         render_machine(b, core_text(others, i), core_text_len(others, i), "", vmm, "", "");
 }

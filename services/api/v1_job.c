@@ -2,6 +2,7 @@
 
 #include "services/api/v1.h"
 
+#include "base/image_name.h"
 #include "base/mem.h"
 #include "services/api/send.h"
 
@@ -45,7 +46,7 @@ static void render_members(const struct core_job *j, struct buf *b)
     v1_int(b, "id", (int64_t)j->id);
     v1_text(b, "lab", j->job->lab);
     v1_text(b, "name", j->job->name);
-    v1_text(b, "image", j->job->image);
+    v1_text(b, "image", image_name_shown(j->job->image, NULL));
     v1_text(b, "output_file", j->job->output_file);
     v1_text(b, "state", v1_state_name(j->state));
     v1_text_or_null(b, "verdict", j->verdict);

@@ -134,6 +134,10 @@ static void lab_made(void *arg, const struct core_answer *a)
     static char made;
     struct call *c = arg;
 
+    if (a->status == CORE_FULL) {
+        problem_later(c, (a->slots + 999) / 1000, "labs-full", "%s", a->why);
+        return;
+    }
     if (a->status != CORE_OK || !c->req) {
         failed(c, a);
         return;

@@ -2,6 +2,7 @@
 
 #include "services/api/v1.h"
 
+#include "base/image_name.h"
 #include "base/mem.h"
 #include "base/name.h"
 
@@ -20,7 +21,7 @@ static void failed(struct call *c, const struct core_answer *a)
 
 static bool image_ok(struct call *c)
 {
-    const char *why = name_check_image(c->param[0], c->param_len[0]);
+    const char *why = image_name_check(c->param[0], c->param_len[0]);
 
     if (!why)
         return true;
@@ -153,7 +154,9 @@ static void pools_came(void *arg, const struct core_answer *a)
 
 void v1_pools(struct call *c)
 {
-    core_ask(c->loop->core, ASK_POOLS, 0, NULL, pools_came, c);
+    const char *argv[] = {c->tenant};
+
+    core_ask(c->loop->core, ASK_POOLS, 1, argv, pools_came, c);
 }
 
 /* What a wish was, until it is answered. */
@@ -209,8 +212,9 @@ void v1_pool_put(struct call *c)
     w->machines = (uint64_t)n;
     c->state = w;
     c->free_state = free;
-    core_prealloc(c->loop->core, c->param[0], (unsigned)n, (unsigned)(cores * 1000 + 0.5),
-                  (unsigned)memory, (unsigned)wait_s * 1000, wished, c);
+    core_prealloc(c->loop->core, c->tenant, c->param[0], (unsigned)n,
+                  (unsigned)(cores * 1000 + 0.5), (unsigned)memory, (unsigned)wait_s * 1000, wished,
+                  c);
 }
 
 static void unwished(void *arg, const struct core_answer *a)
@@ -225,13 +229,36 @@ static void unwished(void *arg, const struct core_answer *a)
 
 void v1_pool_delete(struct call *c)
 {
-    const char *argv[] = {c->param[0]};
+    const char *argv[] = {c->tenant, c->param[0]};
 
     if (image_ok(c))
-        core_ask(c->loop->core, ASK_UNWISH, 1, argv, unwished, c);
+        core_ask(c->loop->core, ASK_UNWISH, 2, argv, unwished, c);
 }
 
 /* ---- Images ---- */
+
+/* Which of two images of one name is meant: all tenants' or the tenant's own. */
+enum whose { WHOSE_ANY, WHOSE_OWN, WHOSE_SHARED };
+
+static bool take_whose(struct call *c, enum whose *ret)
+{
+    const char *shared = call_query(c, "shared");
+    bool is_shared = shared && strcmp(shared, "true") == 0;
+
+    if (shared && !is_shared && strcmp(shared, "false") != 0) {
+        problem(c, 400, "bad-parameter", "shared is \"%.60s\"; it is true or false", shared);
+        return false;
+    }
+    if (is_shared && c->scope < SCOPE_ADMIN) {
+        problem(
+            c, 403, "forbidden",
+            "What all tenants share is for a key of scope admin; without shared=true it is this "
+            "tenant's own");
+        return false;
+    }
+    *ret = !shared ? WHOSE_ANY : is_shared ? WHOSE_SHARED : WHOSE_OWN;
+    return true;
+}
 
 static void render_build(const char *text, struct buf *b)
 {
@@ -255,10 +282,11 @@ static void render_image(const redisReply *e, struct buf *b)
     v1_comma(b);
     buf_appends(b, "{");
     v1_text(b, "name", core_text(e, 0));
+    v1_bool(b, "shared", *core_text(e, 4) == '1');
     v1_split(b, "digests", core_text(e, 1), core_text_len(e, 1), ' ');
     v1_key(b, "vmms");
     buf_appends(b, "[");
-    for (size_t i = 4; i < e->elements; i++) {
+    for (size_t i = 5; i < e->elements; i++) {
         v1_comma(b);
         out_cstr(b, core_text(e, i));
     }
@@ -289,22 +317,37 @@ static void images_came(void *arg, const struct core_answer *a)
 
 void v1_images(struct call *c)
 {
-    const char *argv[] = {""};
+    const char *argv[] = {c->tenant, ""};
 
-    core_ask(c->loop->core, ASK_IMAGES, 1, argv, images_came, c);
+    core_ask(c->loop->core, ASK_IMAGES, 2, argv, images_came, c);
 }
 
 void v1_image(struct call *c)
 {
-    const char *argv[] = {c->param[0]};
+    const char *argv[] = {c->tenant, c->param[0]};
 
     if (image_ok(c))
-        core_ask(c->loop->core, ASK_IMAGES, 1, argv, images_came, c);
+        core_ask(c->loop->core, ASK_IMAGES, 2, argv, images_came, c);
+}
+
+/* What an upload will be; in the call's state. */
+struct upload {
+    bool shared;
+    char *full;
+};
+
+static void upload_free(void *state)
+{
+    struct upload *u = state;
+
+    free(u->full);
+    free(u);
 }
 
 static void built(void *arg, const struct core_answer *a)
 {
     struct call *c = arg;
+    const struct upload *u = c->state;
     struct buf b = BUF_INIT(SIZE_MAX);
 
     if (a->status == CORE_FAILED && a->file_ct == 0) {
@@ -315,8 +358,13 @@ static void built(void *arg, const struct core_answer *a)
         problem(c, 422, "image-refused", "%s", a->why);
         return;
     }
+    if (a->status == CORE_FULL) {
+        problem(c, 409, "images-full", "%s", a->why);
+        return;
+    }
     buf_appends(&b, "{");
     v1_text(&b, "name", c->param[0]);
+    v1_bool(&b, "shared", u->shared);
     v1_text(&b, "sha256", a->files[0].sha256);
     v1_int(&b, "size", (int64_t)a->files[0].size);
     v1_text(&b, "state", a->status == CORE_OK ? "done" : "wanted");
@@ -328,9 +376,24 @@ static void built(void *arg, const struct core_answer *a)
 void v1_image_put(struct call *c)
 {
     uint64_t wait_s;
+    enum whose whose;
+    struct upload *u;
+    const char *why;
 
-    if (image_ok(c) && v1_query_number(c, "wait_s", 0, WAIT_MAX_S, 0, &wait_s))
-        core_build(c->loop->core, c->param[0], c->req->entity.base, c->req->entity.len,
+    if (!image_ok(c) || !v1_query_number(c, "wait_s", 0, WAIT_MAX_S, 0, &wait_s) ||
+        !take_whose(c, &whose))
+        return;
+    u = xcalloc(1, sizeof(*u));
+    c->state = u;
+    c->free_state = upload_free;
+    u->shared = whose == WHOSE_SHARED || (whose == WHOSE_ANY && c->scope >= SCOPE_ADMIN);
+    u->full = u->shared ? xstrdup(c->param[0]) : image_name_own(c->tenant, c->param[0]);
+    why = name_check_image(u->full, strlen(u->full));
+    if (why)
+        problem(c, 422, "invalid", "As the name of a tenant's own image, %.255s %s", c->param[0],
+                why);
+    else
+        core_build(c->loop->core, u->full, c->req->entity.base, c->req->entity.len,
                    (unsigned)wait_s * 1000, built, c);
 }
 
@@ -338,7 +401,13 @@ static void image_dropped(void *arg, const struct core_answer *a)
 {
     struct call *c = arg;
 
-    if (a->status == CORE_CONFLICT)
+    if (a->status == CORE_CONFLICT && strcmp(a->why, "shared") == 0 && c->scope < SCOPE_ADMIN)
+        problem(c, 403, "forbidden",
+                "Image %s is all tenants': removing it needs a key of scope admin", c->param[0]);
+    else if (a->status == CORE_CONFLICT && strcmp(a->why, "shared") == 0)
+        problem(c, 404, "not-found", "There is no image %s of this tenant's own; one is shared",
+                c->param[0]);
+    else if (a->status == CORE_CONFLICT)
         problem(c, 409, "in-use", "Image %s is in use: %s", c->param[0], a->why);
     else if (a->status == CORE_OK)
         reply_bytes(c, 202, NULL, "", "", 0);
@@ -348,8 +417,14 @@ static void image_dropped(void *arg, const struct core_answer *a)
 
 void v1_image_delete(struct call *c)
 {
-    const char *argv[] = {c->param[0]};
+    const char *argv[] = {c->tenant, c->param[0], ""};
+    enum whose whose;
 
-    if (image_ok(c))
-        core_ask(c->loop->core, ASK_IMAGE_DROP, 1, argv, image_dropped, c);
+    if (!image_ok(c) || !take_whose(c, &whose))
+        return;
+    if (whose == WHOSE_SHARED)
+        argv[2] = "shared";
+    else if (whose == WHOSE_OWN || c->scope < SCOPE_ADMIN)
+        argv[2] = "own";
+    core_ask(c->loop->core, ASK_IMAGE_DROP, 3, argv, image_dropped, c);
 }

@@ -2,6 +2,7 @@
 
 #include "services/api/v1.h"
 
+#include "base/image_name.h"
 #include "base/mem.h"
 #include "services/api/sse.h"
 
@@ -334,13 +335,23 @@ static void render_event(const struct core_event *e, struct buf *b)
     buf_appends(b, "}");
 }
 
-static void take_event(struct listening *l, const struct core_event *e)
+/* Is it for this listener? An image is by the name that its tenant says. */
+static bool is_for(const struct listening *l, struct core_event *e)
+{
+    if (strcmp(e->kind, "job") == 0)
+        return strcmp(e->tenant, l->tenant) == 0 && (!l->job || e->job == l->job);
+    if (strcmp(e->kind, "image") == 0)
+        e->name = image_name_shown(e->name, l->tenant);
+    return l->job == 0 && e->name;
+}
+
+static void take_event(struct listening *l, const struct core_event *event)
 {
     struct buf b = BUF_INIT(SIZE_MAX);
-    bool job = strcmp(e->kind, "job") == 0;
+    struct core_event own = *event, *e = &own;
 
     snprintf(l->last, sizeof(l->last), "%s", e->id);
-    if (job ? strcmp(e->tenant, l->tenant) != 0 || (l->job && e->job != l->job) : l->job != 0)
+    if (!is_for(l, e))
         return;
     render_event(e, &b);
     add_event(l, e->kind, l->job ? NULL : e->id, b.data);

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/digest.h"
+#include "base/image_name.h"
 #include "base/mem.h"
 #include "base/name.h"
 
@@ -258,7 +259,7 @@ static void take_body(struct submission *s, const json_t *body, const struct cal
     job->accepted_ms = clock_wall_ms();
     job->lab = copy(v1_string(p, body, "", "lab", true, NAME_MAX_LAB, name_check_lab));
     job->name = copy(v1_string(p, body, "", "name", true, NAME_MAX_JOB, name_check_job));
-    job->image = copy(v1_string(p, body, "", "image", true, NAME_MAX_IMAGE, name_check_image));
+    job->image = copy(v1_string(p, body, "", "image", true, NAME_MAX_IMAGE, image_name_check));
     output = v1_string(p, body, "", "output_file", false, NAME_MAX_FILE, name_check_file);
     job->output_file = xstrdup(output ? output : "output.txt");
     take_files(s, body);
@@ -280,15 +281,12 @@ static void take_body(struct submission *s, const json_t *body, const struct cal
 static void too_many(struct call *c, const char *why, uint64_t finished)
 {
     uint64_t wait = finished ? RATE_WINDOW_S / finished + 1 : RETRY_AFTER_MAX;
-    char text[24];
 
-    snprintf(text, sizeof(text), "%" PRIu64, wait < RETRY_AFTER_MAX ? wait : RETRY_AFTER_MAX);
-    call_add_header(c, "retry-after", text);
-    problem(c, 429, "queue-full",
-            "%s (max_live_jobs %" PRId64 ", max_live_bytes %" PRId64 "); %" PRIu64
-            " have finished in the last %d s",
-            why, c->loop->server->cfg->max_live_jobs, c->loop->server->cfg->max_live_bytes,
-            finished, RATE_WINDOW_S);
+    problem_later(c, wait < RETRY_AFTER_MAX ? wait : RETRY_AFTER_MAX, "queue-full",
+                  "%s (max_live_jobs %" PRId64 ", max_live_bytes %" PRId64 "); %" PRIu64
+                  " have finished in the last %d s",
+                  why, c->loop->server->cfg->max_live_jobs, c->loop->server->cfg->max_live_bytes,
+                  finished, RATE_WINDOW_S);
 }
 
 static void reply_accepted(struct call *c, int status, uint64_t id)
@@ -325,12 +323,17 @@ static void too_big(struct call *c, const char *why)
     problems_reply(&s->problems, c);
 }
 
+static void look_up(struct call *c);
+static void image_found(void *arg, const struct core_answer *a);
+
 static void accepted(void *arg, const struct core_answer *a)
 {
     struct call *c = arg;
 
     if (a->status == CORE_SAME)
         replay(c, a);
+    else if (a->status == CORE_MOVED)
+        look_up(c);
     else if (a->status == CORE_OK)
         reply_accepted(c, 201, a->id);
     else if (a->status == CORE_FULL)
@@ -370,8 +373,6 @@ static void check_found(struct submission *s, const struct core_answer *a)
         snprintf(at, sizeof(at), "/files/%zu/name", i);
         problems_add(&s->problems, at, "%.255s is not in the lab; put it there first", f->local);
     }
-    for (size_t i = 0; i < a->digest_ct; i++)
-        s->job->digests[s->job->digest_ct++] = xstrdup(a->digests[i]);
 }
 
 static void looked_up(void *arg, const struct core_answer *a)
@@ -388,8 +389,10 @@ static void looked_up(void *arg, const struct core_answer *a)
         return;
     }
     check_found(s, a);
-    if (!problems_reply(&s->problems, c))
-        accept_job(c);
+    if (problems_reply(&s->problems, c))
+        return;
+    job_set_image(s->job, a->image, (const char *const *)a->digests, a->digest_ct);
+    accept_job(c);
 }
 
 /* ---- Submit ---- */
@@ -432,7 +435,6 @@ static struct submission *submission_new(struct call *c)
 void v1_submit(struct call *c)
 {
     struct submission *s = submission_new(c);
-    const char **locals;
     json_t *body;
 
     if (!take_idempotency(c, s) || !v1_body(c, &body))
@@ -443,13 +445,22 @@ void v1_submit(struct call *c)
     else
         take_body(s, body, c);
     json_decref(body);
-    if (problems_reply(&s->problems, c))
-        return;
-    locals = xcalloc(s->job->file_ct + 1, sizeof(*locals));
+    if (!problems_reply(&s->problems, c))
+        look_up(c);
+}
+
+/* Of a job that is run again only the image: it may be another by now; its input is not. */
+static void look_up(struct call *c)
+{
+    struct submission *s = c->state;
+    const char **locals = xcalloc(s->job->file_ct + 1, sizeof(*locals));
+    cleanup_free char *image = xstrdup(image_name_shown(s->job->image, NULL));
+
+    job_set_image(s->job, image, NULL, 0);
     for (size_t i = 0; i < s->job->file_ct; i++)
         locals[i] = s->job->files[i].local;
-    core_lookup(c->loop->core, c->tenant, s->job->lab, s->dup, s->job->image, locals,
-                s->job->file_ct, looked_up, c);
+    core_lookup(c->loop->core, c->tenant, s->job->lab, s->dup, image, locals,
+                s->repeats ? 0 : s->job->file_ct, s->repeats ? image_found : looked_up, c);
     free(locals);
 }
 
@@ -468,7 +479,6 @@ static void inputs_checked(void *arg, const struct core_answer *a)
         accept_job(c);
 }
 
-/* The image may be another by now; the job's input is not. */
 static void image_found(void *arg, const struct core_answer *a)
 {
     struct call *c = arg;
@@ -479,12 +489,12 @@ static void image_found(void *arg, const struct core_answer *a)
         return;
     }
     if (a->digest_ct == 0) {
-        problems_add(&s->problems, "/image", "%.255s is on no worker any more", s->job->image);
+        problems_add(&s->problems, "/image", "%.255s is on no worker any more",
+                     image_name_shown(s->job->image, NULL));
         problems_reply(&s->problems, c);
         return;
     }
-    for (size_t i = 0; i < a->digest_ct; i++)
-        s->job->digests[s->job->digest_ct++] = xstrdup(a->digests[i]);
+    job_set_image(s->job, a->image, (const char *const *)a->digests, a->digest_ct);
     core_have(c->loop->core, s->job, inputs_checked, c);
 }
 
@@ -506,13 +516,7 @@ static void old_came(void *arg, const struct core_answer *a)
             abort();
         s->repeats = a->job->id;
         s->job->accepted_ms = clock_wall_ms();
-        for (size_t i = 0; i < s->job->digest_ct; i++) {
-            free(s->job->digests[i]);
-            s->job->digests[i] = NULL;
-        }
-        s->job->digest_ct = 0;
-        core_lookup(c->loop->core, c->tenant, s->job->lab, "", s->job->image, NULL, 0, image_found,
-                    c);
+        look_up(c);
     }
 }
 

@@ -3,6 +3,7 @@
 #include "services/api/v1.h"
 
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/mem.h"
 
 #include <inttypes.h>
@@ -53,9 +54,18 @@ static struct text line_of(const char **text)
     return t;
 }
 
+/* As its tenant says it. */
+static struct text shown(struct text full)
+{
+    cleanup_free char *name = xstrndup(full.at, full.len);
+    size_t skip = (size_t)(image_name_shown(name, NULL) - name);
+
+    return (struct text){full.at + skip, full.len - skip};
+}
+
 static struct need need_of(const char *place)
 {
-    struct need n = {.image = line_of(&place)};
+    struct need n = {.image = shown(line_of(&place))};
 
     n.digests = line_of(&place);
     n.labels = line_of(&place);

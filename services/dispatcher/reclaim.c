@@ -1,6 +1,7 @@
 #include "services/dispatcher/reclaim.h"
 
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "services/dispatcher/chores.h"
@@ -94,8 +95,12 @@ static void gone_close(struct dispatcher *d, const struct place *p)
 {
     struct number most = number(GONE_SLICE - 1);
     cleanup_free char *key = xasprintf("%s:q:%u", d->cfg->redis_prefix, p->number);
-    cleanup_free char *text = xasprintf(
-        "Internal error: image %s is not there any more: no worker has it", p->text->image);
+    const struct place_text *t = p->text;
+    cleanup_free char *text =
+        xasprintf("Internal error: image %s is not there any more: no worker has it%s%s",
+                  image_name_shown(t->image, NULL),
+                  t->digest_ct > 0 ? " as it was when the job was accepted: " : "",
+                  t->digest_ct > 0 ? t->digests[0] : "");
     const char *argv[] = {"ZRANGE", key, "0", most.text};
     struct error err = ERROR_INIT;
     cleanup_reply redisReply *r = NULL;

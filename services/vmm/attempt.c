@@ -14,6 +14,7 @@
 #include "agent.h"
 #include "base/clock.h"
 #include "base/crashpoint.h"
+#include "base/image_name.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "copyin.h"
@@ -482,7 +483,7 @@ static void judge(struct run *r, int rc, struct error *err)
         watch_tell_images(r->v->watch); /* or it would come here again */
         give_back(r, false, "");
         snprintf(r->result.why, sizeof(r->result.why), "image %.200s is not on worker %s any more",
-                 r->job->image, r->v->name);
+                 image_name_shown(r->job->image, NULL), r->v->name);
         return;
     }
     if (err->class == ERR_REFUSED) {

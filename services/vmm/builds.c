@@ -11,6 +11,7 @@
 #include "watch.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -120,8 +121,8 @@ static bool consider(struct builds *b, const char *name, const char *value)
     int rc = import(b, name, sha256, &err);
     log_event(rc < 0 ? LOG_WARN_ : LOG_INFO_, rc < 0 ? "build.failed" : "build.done", "image", name,
               "reason", err.msg, NULL);
-    if (rc == 0)
-        watch_poke(b->v->watch, false);
+    if (rc == 0) /* first: who hears that it is done may submit at once */
+        watch_refresh(b->v->watch);
     if (!tell(b, name, sha256, &err))
         return false;
     note_seen(b, name, sha256);
@@ -162,6 +163,59 @@ static bool drops(struct builds *b)
     return all;
 }
 
+/* ---- what lost its name ---- */
+
+struct names {
+    const char **list; /* behind room for what comes before them in the script's arguments */
+    size_t ct;
+};
+#define KEPT_AT 2
+
+static void add_name(void *arg, const char *name)
+{
+    struct names *n = arg;
+    n->list = xrealloc(n->list, (KEPT_AT + n->ct + 1) * sizeof(*n->list));
+    n->list[KEPT_AT + n->ct++] = xstrdup(name);
+}
+
+static void names_done(struct names *n)
+{
+    for (size_t i = 0; i < n->ct; i++)
+        free((void *)(uintptr_t)n->list[KEPT_AT + i]);
+    free(n->list);
+}
+
+/* Removes the images that were replaced and that no live job needs any more. False when one is to
+ * be tried again. */
+static bool kept(struct builds *b, const char *epoch)
+{
+    struct vmm *v = b->v;
+    struct error err = ERROR_INIT;
+    cleanup_reply redisReply *r = NULL;
+    struct names n = {0};
+    bool all = true;
+
+    watch_kept(v->watch, add_name, &n);
+    if (n.ct > 0 && v->driver->remove_image) {
+        n.list[0] = v->name;
+        n.list[1] = epoch;
+        if (rlink_eval(v->link, &script_kept, (int)(KEPT_AT + n.ct), n.list, NULL, &r, &err) < 0)
+            all = false;
+    }
+    for (size_t i = 1; r && strcmp(reply_word(r), "ok") == 0 && i < r->elements; i++) {
+        const char *name = reply_str(r, i);
+        int rc = v->driver->remove_image(v->backend, name, &err);
+
+        log_event(rc < 0 ? LOG_WARN_ : LOG_INFO_, rc < 0 ? "image.not_removed" : "image.removed",
+                  "image", name, "reason", rc < 0 ? err.msg : "replaced, and no job waits for it",
+                  NULL);
+        all = all && rc == 0;
+        watch_poke(v->watch, false);
+    }
+    names_done(&n);
+    return all;
+}
+
 /* False when something is to be tried again. */
 static bool look(struct builds *b)
 {
@@ -175,6 +229,7 @@ static bool look(struct builds *b)
     for (size_t i = 0; i + 1 < r->elements; i += 2)
         all = consider(b, reply_str(r, i), reply_str(r, i + 1)) && all;
     all = drops(b) && all;
+    all = kept(b, epoch) && all;
     b->looked = true;
     return all;
 }

@@ -1,6 +1,7 @@
 #include "services/vmm/image_private.h"
 
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/name.h"
@@ -316,9 +317,32 @@ int image_list(struct image_store *s, void (*each)(void *arg, const struct image
 
 /* ---- commit, sweep, remove ---- */
 
+/* What had this name gets one of its own, since jobs may wait for it; a vmm, which can know whether
+ * one does, removes it. */
+static int keep_replaced(struct image_store *s, struct image_work *w, const struct image_info *next,
+                         struct error *err)
+{
+    struct image_info old = {0};
+    char file[SHA256_HEX + 1];
+    int r = 0;
+
+    record_file(next->name, file);
+    if (record_read(s, file, &old) < 0) /* there is none, or none that could be used */
+        return 0;
+    if (strcmp(old.digest, next->digest) != 0) {
+        free(old.name);
+        old.name = image_name_kept(old.digest);
+        r = record_write(s, w, &old, err);
+    }
+    image_info_done(&old);
+    return r;
+}
+
 int image_commit(struct image_store *s, struct image_work *w, const struct image_info *i,
                  struct error *err)
 {
+    int r;
+
     cleanup_close int lock = -1;
 
     if (syncfs(w->fd) < 0)
@@ -338,7 +362,8 @@ int image_commit(struct image_store *s, struct image_work *w, const struct image
     }
     if (fsync(s->layers_fd) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "image %s: cannot sync layers", i->name);
-    return record_write(s, w, i, err);
+    r = keep_replaced(s, w, i, err);
+    return r < 0 ? r : record_write(s, w, i, err);
 }
 
 struct wanted {

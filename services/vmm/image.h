@@ -42,8 +42,9 @@ int image_list(struct image_store *s, void (*each)(void *arg, const struct image
                void *arg, struct error *err);
 
 /* Imports an archive of `docker save`, an OCI layout, or a root file system, each as tar,
- * compressed or not, under `name`; one of that name is replaced. *ret (may be NULL) is to be given
- * to image_info_done(). */
+ * compressed or not, under `name`; one of that name is replaced, and kept under a name that tells
+ * its digest (base/image_name.h) until it is removed. *ret (may be NULL) is to be given to
+ * image_info_done(). */
 int image_import(struct image_store *s, const char *path, const char *name, struct image_info *ret,
                  struct error *err);
 /* -ENOENT; -EBUSY while a machine uses it. */

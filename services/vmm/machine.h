@@ -133,7 +133,7 @@ struct driver {
     void (*hosts)(struct backend *b, void (*each)(void *arg, const char *name, const char *why),
                   void *arg);
     /* Takes a `docker save` archive (path) into the backend under `name` (":latest" where it
-     * matters). NULL: not offered. */
+     * matters). What had that name is to be kept as image_name_kept(). NULL: not offered. */
     int (*import)(struct backend *b, const char *path, const char *name, struct error *err);
     /* Takes an image's name away, and the image with its last one. 0 also when there is none;
      * -EBUSY while a machine uses it. NULL where that cannot be done. */

@@ -55,6 +55,11 @@ const struct script script_drain = {
 #include "vmm/lua/drain.inc"
 };
 
+const struct script script_kept = {
+    "kept",
+#include "vmm/lua/kept.inc"
+};
+
 const struct script script_build_done = {
     "build_done",
 #include "vmm/lua/build_done.inc"

@@ -17,6 +17,7 @@ extern const struct script script_commit;
 extern const struct script script_giveback;
 extern const struct script script_unregister;
 extern const struct script script_drain;
+extern const struct script script_kept;
 extern const struct script script_build_done;
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "agent.h"
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "builds.h"
@@ -84,13 +85,21 @@ static bool catalogue_equal(const struct catalogue *a, const struct catalogue *b
     return true;
 }
 
+static bool has_kept(const struct catalogue *c)
+{
+    for (size_t i = 0; i < c->ct; i++)
+        if (image_name_is_kept(c->list[i].name))
+            return true;
+    return false;
+}
+
 /* Asks the backend; sets `tell` when something is new. */
 static int look_at_images(struct watch *w, struct error *err)
 {
     struct catalogue now = {0};
     pthread_mutex_lock(&w->asking);
     int rc = w->v->driver->images(w->v->backend, catalogue_add, &now, err);
-    bool changed = false, first = false;
+    bool changed = false, first = false, kept = false;
     if (rc == 0) {
         if (now.ct > 1)
             qsort(now.list, now.ct, sizeof(*now.list), image_order);
@@ -102,6 +111,7 @@ static int look_at_images(struct watch *w, struct error *err)
             struct catalogue old = w->images;
             w->images = now;
             now = old;
+            kept = has_kept(&w->images);
             w->tell = w->tell_now = true;
             pthread_cond_signal(&w->wake);
         }
@@ -111,7 +121,7 @@ static int look_at_images(struct watch *w, struct error *err)
     catalogue_done(&now);
     if (changed)
         pool_poke(w->v->pool, false);
-    if (first)
+    if (first || kept)
         builds_poke(w->v->builds);
     return rc;
 }
@@ -151,6 +161,16 @@ void watch_tell_images(struct watch *w)
     for (size_t i = 0; i < argc; i++)
         free(argv[i]);
     free(argv);
+}
+
+void watch_refresh(struct watch *w)
+{
+    struct error err = ERROR_INIT;
+
+    if (look_at_images(w, &err) == 0)
+        watch_tell_images(w);
+    else
+        watch_poke(w, false);
 }
 
 static const char *by_digest(const struct catalogue *c, const char *digest)
@@ -209,6 +229,17 @@ char *watch_other_image(struct watch *w, const char *name)
             copy = xstrdup(w->images.list[i].name);
     pthread_mutex_unlock(&w->lock);
     return copy;
+}
+
+void watch_kept(struct watch *w, void (*each)(void *arg, const char *name), void *arg)
+{
+    pthread_mutex_lock(&w->lock);
+    for (size_t i = 0; i < w->images.ct; i++) {
+        cleanup_free char *name = image_name_kept(w->images.list[i].digest);
+        if (strcmp(w->images.list[i].name, name) == 0)
+            each(arg, name);
+    }
+    pthread_mutex_unlock(&w->lock);
 }
 
 bool watch_has(struct watch *w, const char *digest)

@@ -27,8 +27,12 @@ bool watch_has(struct watch *w, const char *digest);
 /* Sends Redis what was seen last, at once; what it has by the time this returns, if Redis is in
  * sight. */
 void watch_tell_images(struct watch *w);
+/* Asks the backend and tells Redis, at once, as far as both can be had; else soon. */
+void watch_refresh(struct watch *w);
 /* The digest of an image by name, as last seen, or NULL; the caller's to free. */
 char *watch_image(struct watch *w, const char *name);
+/* Calls each() for the names of what lost its own name to another (base/image_name.h). */
+void watch_kept(struct watch *w, void (*each)(void *arg, const char *name), void *arg);
 /* The name of some image that is not `name`, or NULL; the caller's to free. */
 char *watch_other_image(struct watch *w, const char *name);
 

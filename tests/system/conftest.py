@@ -22,7 +22,7 @@ from harness.stack import Stack  # noqa: E402
 
 
 # share the one store of the engines in the cache, so they run one after the other
-ENGINES = {"test_docker_driver", "test_docker_hosts", "test_golden", "test_harness", "test_jobs", "test_make_run", "test_warm"}
+ENGINES = {"test_docker_driver", "test_docker_hosts", "test_golden", "test_harness", "test_jobs", "test_make_run", "test_tenant_images", "test_warm"}
 STRICT = os.environ.get("MILONGA_NO_SKIP", "0") not in ("", "0")
 
 

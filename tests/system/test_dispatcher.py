@@ -207,14 +207,14 @@ def test_pools_follow_wishes_and_use(rig):
     rig.accept()
     want = lambda v: rig.redis.hget(rig.key(f"vmm:{v}:want"), "img")
     wait_for(lambda: (want("a"), want("b")) == (b"2", b"1"))
-    rig.eval("api", "wish_pool", "img", 5, 0, 0)
+    rig.eval("api", "wish_pool", "main", "img", 5, 0, 0)
     wait_for(lambda: (want("a"), want("b")) == (b"3", b"2"))
     rig.redis.hset(rig.key("vmm:a"), "drain", 1)
     wait_for(lambda: (want("a"), want("b")) == (None, b"5"))
     rig.redis.hset(rig.key("vmm:a"), "drain", 0)
-    rig.eval("api", "wish_pool", "img", 1, 2000, 512)  # the shape holds where no machine is wished, too
+    rig.eval("api", "wish_pool", "main", "img", 1, 2000, 512)  # the shape holds where no machine is wished, too
     wait_for(lambda: (want("a"), want("b")) == (b"1 2000 512", b"0 2000 512"))
-    rig.eval("api", "wish_pool", "img", 0, 0, 0)
+    rig.eval("api", "wish_pool", "main", "img", 0, 0, 0)
     wait_for(lambda: (want("a"), want("b")) == (None, None))
     for s in stops:
         s.set()
@@ -376,7 +376,7 @@ def test_the_store_keeps_what_something_names(rig):
     sha = {n: put(rig, n.encode()) for n in names}
     rig.eval("api", "lab_open", "main", "lab", v.now(), 10, 10, 0)
     rig.eval("api", "lab_put", "main", "lab", "f", f"{sha['lab']} {'0' * 32} 3", 10, v.now())
-    rig.eval("api", "wish_build", "built", sha["archive"], v.now())
+    rig.eval("api", "wish_build", "built", sha["archive"], v.now(), 100)
     job = rig.accept()
     v.take()
     v.commit(job, sha=sha["feedback"])

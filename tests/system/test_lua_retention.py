@@ -102,7 +102,8 @@ def test_open_makes_room_or_says_that_there_is_none(rig, fence):
     assert not rig.redis.exists(rig.key("lab:main:l0"))
     for i in range(4, 6):
         assert open_lab(rig, f"l{i}", t, most=3)[0] == b"ok"
-    assert open_lab(rig, "l6", t, most=3) == [b"full"]
+    full, until = open_lab(rig, "l6", t, most=3)
+    assert full == b"full" and int(until) == HOUR + 1
     assert open_lab(rig, "l5", t, most=3)[:2] == [b"ok", b"0"]
     assert rig.redis.zcard(rig.key("labs")) == 3
 
@@ -213,7 +214,7 @@ def test_tidy_bounds_vmms_that_are_away_and_wishes(rig, fence):
 def test_builds_go_unless_their_image_is_there(rig, fence):
     Vmm(rig, images={"used": "d"})
     for name in ("used", "old", "new"):
-        rig.eval("api", "wish_build", name, "a" * 64, now() - (0 if name == "new" else HOUR))
+        rig.eval("api", "wish_build", name, "a" * 64, now() - (0 if name == "new" else HOUR), 100)
     assert expire(rig, fence, builds=(MANY, now() - 1000))[2:] == [b"build", b"old"]
     assert set(rig.redis.hkeys(rig.key("build"))) == {b"used", b"new"}
     expire(rig, fence, builds=(0, 0))

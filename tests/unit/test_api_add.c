@@ -18,6 +18,7 @@ static struct core_file lab_files[2] = {{.name = "Makefile", .sha256 = "aa", .si
 static bool lab_there;
 static char said[8192];   /* the answer's text, or the rejection's lines, "; " between */
 static struct job *taken; /* what was accepted */
+static unsigned moves;    /* so often the image is another by the time that it is accepted */
 static char taken_dup[SHA256_HEX + 1];
 
 void core_lookup(struct core *c, const char *tenant, const char *lab, const char *dup,
@@ -27,6 +28,7 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
     struct core_file *found = xcalloc(file_ct + 1, sizeof(*found));
     struct core_answer a = {.lab = lab_there, .files = found, .file_ct = file_ct};
     char digest[] = "sha256:1";
+    cleanup_free char *full = image_name_own(tenant, image);
 
     (void)c;
     assert_string_equal(tenant, "main");
@@ -40,6 +42,7 @@ void core_lookup(struct core *c, const char *tenant, const char *lab, const char
     }
     if (strcmp(image, "img") == 0)
         a.digests[a.digest_ct++] = digest;
+    a.image = full;
     done(arg, &a);
     free(found);
 }
@@ -50,6 +53,11 @@ void core_accept(struct core *c, const struct job *job, const struct core_once *
     struct buf b = BUF_INIT(JOB_BODY_MAX);
 
     (void)c;
+    if (moves > 0) {
+        moves--;
+        done(arg, &(struct core_answer){.status = CORE_MOVED, .why = ""});
+        return;
+    }
     job_free(taken);
     assert_int_equal(job_encode(job, &b), 0);
     assert_int_equal(job_decode(b.data, b.len, &taken, NULL), 0);
@@ -71,10 +79,12 @@ void core_reject(struct core *c, const struct job *job, const char *const *lines
     done(arg, &(struct core_answer){.id = 7, .why = ""});
 }
 
-void core_prealloc(struct core *c, const char *image, unsigned n, unsigned cores_milli,
-                   unsigned memory_mb, unsigned wait_ms, core_done_fn *done, void *arg)
+void core_prealloc(struct core *c, const char *tenant, const char *image, unsigned n,
+                   unsigned cores_milli, unsigned memory_mb, unsigned wait_ms, core_done_fn *done,
+                   void *arg)
 {
     (void)c;
+    assert_string_equal(tenant, "main");
     (void)wait_ms;
     snprintf(said, sizeof(said), "%s %u %u %u", image, n, cores_milli, memory_mb);
     done(arg, &(struct core_answer){.status = CORE_LATE, .why = "later"});
@@ -304,6 +314,21 @@ static void test_what_is_asked_for(void **state)
     assert_int_equal(job->limits.output_bytes, 10);
 }
 
+/* The image gets another content between the look and the acceptance: it is looked up again. */
+static void test_moved(void **state)
+{
+    const struct job *job;
+
+    (void)state;
+    moves = 2;
+    job = accepted_with("\"timeout\": 5, " REST ", " FILES ", \"labels\": [\"b\", \"a\"]");
+    assert_int_equal(moves, 0);
+    assert_string_equal(job->image, "main.tenant.milonga.invalid/img");
+    assert_int_equal(job->digest_ct, 1);
+    assert_int_equal(job->label_ct, 2);
+    assert_string_equal(job->labels[1], "b");
+}
+
 static void test_prealloc(void **state)
 {
     char image[] = "img", bad[] = "--x", n[] = "3", many[] = "99999999999999999999";
@@ -345,6 +370,7 @@ int main(void)
         cmocka_unit_test_setup(test_ceilings, setup),
         cmocka_unit_test_setup(test_defaults, setup),
         cmocka_unit_test_setup(test_what_is_asked_for, setup),
+        cmocka_unit_test_setup(test_moved, setup),
         cmocka_unit_test_setup(test_prealloc, setup),
     };
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- ARGV: image. The end of what wish_pool wished.
-if call('HDEL', P .. 'wish', ARGV[1]) == 0 then return {'none'} end
+-- ARGV: tenant, image. The end of what wish_pool wished.
+if call('HDEL', P .. 'wish', image_of(ARGV[1], ARGV[2])) == 0 then return {'none'} end
 wake()
 return {'ok'}

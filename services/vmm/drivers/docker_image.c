@@ -1,6 +1,7 @@
 #include "docker_private.h"
 
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/mem.h"
 #include "base/name.h"
 
@@ -105,7 +106,8 @@ int docker_images(struct backend *b, void (*each)(void *arg, const struct image_
             if (is_own(text))
                 continue;
             enter_both(full, text, id);
-            enter_brief(brief, text, id);
+            if (!image_name_is_reserved(text)) /* of those only the whole name is one */
+                enter_brief(brief, text, id);
         }
         if (tagged == 0)
             enter(full, id, strlen(id), id);
@@ -300,6 +302,25 @@ static bool same_name(const char *ref, const char *name)
     return strcmp(ref, name) == 0;
 }
 
+/* What had the name gets one of its own, since jobs may wait for it. */
+static int keep_replaced(struct import *im, struct error *err)
+{
+    json_t *value;
+    const char *ref;
+    int rc = 0;
+
+    json_object_foreach(im->before, ref, value)
+    {
+        const char *was = json_string_value(value);
+        if (rc < 0 || !same_name(ref, im->name) || strcmp(was, im->id) == 0)
+            continue;
+        cleanup_free char *kept = image_name_kept(was);
+        cleanup_free char *tagged = xasprintf("%s%s", kept, latest);
+        rc = tag_image(im->b, was, tagged, err);
+    }
+    return rc;
+}
+
 /* Takes back what the load did to names other than ours. What cannot be taken back stays as a name
  * too many. */
 static void tidy(struct import *im)
@@ -340,7 +361,9 @@ int docker_import(struct backend *b, const char *path, const char *name, struct 
 
     if (!bad && strchr(name, '@'))
         bad = "holds a digest";
-    for (const char *p = name; !bad && *p && *p != ':'; p++)
+    /* but in a tenant's host name */
+    for (const char *p = name + (image_name_is_reserved(name) ? strcspn(name, "/") : 0);
+         !bad && *p && *p != ':'; p++)
         if (*p >= 'A' && *p <= 'Z')
             bad = "holds capitals, which engines refuse";
     if (bad)
@@ -353,6 +376,8 @@ int docker_import(struct backend *b, const char *path, const char *name, struct 
         rc = load(&im, path, err);
         if (rc == 0)
             rc = settle(&im, err);
+        if (rc == 0)
+            rc = keep_replaced(&im, err);
         if (rc == 0)
             rc = tag_image(b, im.id, full, err);
         if (rc < 0)

@@ -1,0 +1,72 @@
+#include "base/image_name.h"
+
+#include "base/mem.h"
+#include "base/name.h"
+
+#include <string.h>
+#include <strings.h>
+
+static const char domain[] = "milonga.invalid";
+static const char tenants[] = ".tenant.milonga.invalid/";
+static const char kept[] = "kept.milonga.invalid/";
+
+/* Is the registry (or first folder) the domain, or below it? With a port or in capitals, too: an
+ * engine may take that for the same. */
+bool image_name_is_reserved(const char *name)
+{
+    size_t len = strcspn(name, "/:@"), tail = sizeof(domain) - 1;
+
+    if (len < tail || strncasecmp(name + len - tail, domain, tail) != 0)
+        return false;
+    return len == tail || name[len - tail - 1] == '.';
+}
+
+const char *image_name_check(const char *s, size_t len)
+{
+    const char *wrong = name_check_image(s, len);
+
+    return !wrong && image_name_is_reserved(s) ? "is below milonga.invalid, which is reserved"
+                                               : wrong;
+}
+
+/* A host name has no '_', and a tenant's id no capital. */
+char *image_name_own(const char *tenant, const char *name)
+{
+    char *full = xasprintf("%s%s%s", tenant, tenants, name);
+
+    for (char *p = full; *p && *p != '.'; p++)
+        if (*p == '_')
+            *p = 'U';
+    return full;
+}
+
+const char *image_name_shown(const char *full, const char *tenant)
+{
+    size_t whose = strcspn(full, "."), skip = sizeof(tenants) - 1;
+
+    if (tenant && image_name_is_kept(full))
+        return NULL;
+    if (strncmp(full + whose, tenants, skip) != 0)
+        return full;
+    if (tenant && strlen(tenant) != whose)
+        return NULL;
+    for (size_t i = 0; tenant && i < whose; i++)
+        if (full[i] != (tenant[i] == '_' ? 'U' : tenant[i]))
+            return NULL;
+    return full + whose + skip;
+}
+
+char *image_name_kept(const char *digest)
+{
+    char *name = xasprintf("%s%s", kept, digest);
+
+    for (char *p = name; *p; p++)
+        if (*p == ':')
+            *p = '-';
+    return name;
+}
+
+bool image_name_is_kept(const char *name)
+{
+    return strncmp(name, kept, sizeof(kept) - 1) == 0;
+}
