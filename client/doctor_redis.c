@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "wire/rsentinel.h"
 #include "wire/rurl.h"
 
 #include <errno.h>
@@ -43,17 +44,74 @@ static redisContext *connect_to(const struct rurl *u, int64_t timeout_ms)
     return c;
 }
 
+static redisReply *send_login(redisContext *c, const struct rurl *u)
+{
+    if (u->password != NULL && u->user != NULL)
+        return redisCommand(c, "AUTH %s %s", u->user, u->password);
+    if (u->password != NULL)
+        return redisCommand(c, "AUTH %s", u->password);
+    return redisCommand(c, "PING");
+}
+
+/* What one Sentinel says; nothing when it does not. */
+static struct rsentinel_answer ask_sentinel(const struct rurl *u, size_t i, int64_t timeout_ms)
+{
+    const struct rurl at = {.host = u->sentinels[i].host, .port = u->sentinels[i].port};
+    const struct rurl login = {.user = u->sentinel_user, .password = u->sentinel_password};
+    redisContext *c = connect_to(&at, timeout_ms);
+    struct rsentinel_answer a = {0};
+
+    if (c != NULL && c->err == 0) {
+        cleanup_redis_reply redisReply *in = send_login(c, &login);
+        cleanup_redis_reply redisReply *r =
+            redisCommand(c, "SENTINEL get-master-addr-by-name %s", u->master);
+
+        if (r != NULL && r->type == REDIS_REPLY_ARRAY && r->elements == 2)
+            a = (struct rsentinel_answer){xstrdup(r->element[0]->str), atoi(r->element[1]->str)};
+    }
+    if (c != NULL)
+        redisFree(c);
+    return a;
+}
+
+/* Puts the master into *u; said when false. */
+static bool ask_sentinels(struct doctor *d, struct rurl *u)
+{
+    struct rsentinel_answer answers[RURL_SENTINELS_MAX];
+    size_t answered = 0;
+    int found;
+
+    for (size_t i = 0; i < u->sentinel_ct; i++) {
+        answers[i] = ask_sentinel(u, i, d->cfg->redis_timeout_ms);
+        if (answers[i].host != NULL)
+            answered++;
+        else
+            doctor_warning(d, "redis.sentinel", "start it, or mend redis_url",
+                           "the Sentinel at %s:%d names no master of %s", u->sentinels[i].host,
+                           u->sentinels[i].port, u->master);
+    }
+    found = rsentinel_majority(answers, u->sentinel_ct);
+    if (found >= 0) {
+        u->host = xstrdup(answers[found].host);
+        u->port = answers[found].port;
+        doctor_ok(d, "redis.sentinels", "%zu of %zu name %s:%d", answered, u->sentinel_ct, u->host,
+                  u->port);
+    } else {
+        doctor_fault(
+            d, "redis.sentinels", "start them, or mend redis_url",
+            "of %zu Sentinels more than half must name the same master of %s; %zu name one",
+            u->sentinel_ct, u->master, answered);
+    }
+    for (size_t i = 0; i < u->sentinel_ct; i++)
+        free(answers[i].host);
+    return found >= 0;
+}
+
 /* Said when false. */
 static bool log_in(struct doctor *d, redisContext *c, const struct rurl *u)
 {
-    cleanup_redis_reply redisReply *r = NULL;
+    cleanup_redis_reply redisReply *r = send_login(c, u);
 
-    if (u->password != NULL && u->user != NULL)
-        r = redisCommand(c, "AUTH %s %s", u->user, u->password);
-    else if (u->password != NULL)
-        r = redisCommand(c, "AUTH %s", u->password);
-    else
-        r = redisCommand(c, "PING");
     if (r != NULL && r->type != REDIS_REPLY_ERROR)
         return true;
     if (r == NULL)
@@ -191,6 +249,10 @@ void doctor_redis(struct doctor *d)
 
     if (rurl_parse(d->cfg->redis_url, &u, &err) < 0) {
         doctor_fault(d, "redis.url", "mend redis_url", "%s", err.msg);
+        return;
+    }
+    if (u.sentinel_ct > 0 && !ask_sentinels(d, &u)) {
+        rurl_done(&u);
         return;
     }
     c = connect_to(&u, d->cfg->redis_timeout_ms);

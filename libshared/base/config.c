@@ -69,9 +69,10 @@
 const struct config_key config_keys[] = {
     GROUP("Common"),
     TEXT(data_dir, "/var/lib/milonga", "where this host's state lies"),
-    SECRET(redis_url, "redis://127.0.0.1:6379", "redis://[user:password@]host:port[/db] or unix:///path[?db=N]"),
+    SECRET(redis_url, "redis://127.0.0.1:6379", "redis://[user:password@]host:port[/db], unix:///path[?db=N] or redis+sentinel://host,host,host/NAME[/db]"),
     TEXT(redis_prefix, "{milonga}", "what all our keys in Redis begin with; holds one {hash tag}"),
     MSECS(redis_timeout_ms, "5s", 100, 5 * MINUTE, "a Redis that does not answer for so long is reconnected to"),
+    INT(redis_replicas, "0", 0, 15, "replicas of Redis that must have an accepted job before the answer leaves"),
     TEXT(store, "", "directory of the files, or http(s) URL of an api; empty: <data_dir>/store"),
     BYTES(store_cache_bytes, "2G", 16 * M, 64 * T, "local cache of a store behind http"),
     SECRET(store_key, "", "secret between our services for /store; empty: /store is off"),

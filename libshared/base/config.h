@@ -59,6 +59,7 @@ struct config {
     char *redis_url;           /* redis://127.0.0.1:6379 */
     char *redis_prefix;        /* {milonga} ; must hold one {hash tag} */
     int64_t redis_timeout_ms;  /* 5000 */
+    int64_t redis_replicas;    /* 0: that must have an accepted job before the answer leaves */
     char *store;               /* "" = <data_dir>/store; or an http(s) URL of an api */
     int64_t store_cache_bytes; /* 2G; http form */
     char *store_key;           /* secret between our own services, for /store; "" = /store is off */

@@ -79,10 +79,32 @@ static bool all_digits(const char *text)
     return text[0] && strspn(text, "0123456789") == strlen(text);
 }
 
+/* What is behind the scheme: the Sentinels, then the master's name. */
+static bool is_sentinel_url(const char *text)
+{
+    const char *end = strchrnul(text, '?'), *at = memrchr(text, '@', (size_t)(end - text)), *slash;
+
+    if (at)
+        text = at + 1;
+    slash = memchr(text, '/', (size_t)(end - text));
+    if (!slash || slash + 1 == end || slash[1] == '/')
+        return false;
+    for (const char *comma; text <= slash; text = comma + 1) {
+        comma = memchr(text, ',', (size_t)(slash - text));
+        if (!comma)
+            comma = slash;
+        if (!is_authority(text, comma, false))
+            return false;
+    }
+    slash = memchr(slash + 1, '/', (size_t)(end - slash - 1));
+    return !slash || strspn(slash + 1, "0123456789") == (size_t)(end - slash - 1);
+}
+
 static const char *form_redis_url(const char *text)
 {
     static const char wrong[] =
-        "is not a Redis URL; write redis://[user:password@]host:port[/db] or unix:///path[?db=N]";
+        "is not a Redis URL; write redis://[user:password@]host:port[/db], unix:///path[?db=N] or "
+        "redis+sentinel://[user:password@]host:port,host:port,host:port/NAME[/db]";
 
     if (starts(text, "unix:///")) {
         const char *query = strchr(text, '?');
@@ -90,6 +112,8 @@ static const char *form_redis_url(const char *text)
             return wrong;
         return text[8] && query != text + 8 ? NULL : wrong;
     }
+    if (starts(text, "redis+sentinel://"))
+        return is_sentinel_url(text + strlen("redis+sentinel://")) ? NULL : wrong;
     if (!starts(text, "redis://"))
         return wrong;
     const char *host = text + strlen("redis://"), *at = strrchr(host, '@');

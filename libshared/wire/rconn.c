@@ -17,7 +17,8 @@
 #include "base/crashpoint.h"
 #include "base/digest.h"
 #include "base/mem.h"
-#include "wire/resolve.h"
+#include "wire/rfind.h"
+#include "wire/rfit.h"
 #include "wire/rurl.h"
 
 #include <errno.h>
@@ -27,14 +28,10 @@
 #include <string.h>
 #include <sys/queue.h>
 
-#define RECONNECT_BASE_MS  50
-#define RECONNECT_CAP_MS   2000
-#define RESOLVE_POLL_MS    20
-#define RESOLVE_TIMEOUT_MS 20000
-#define REDIS_MAJOR_MIN    7
-#define RUN_ID_LEN         40
+#define RECONNECT_BASE_MS 50
+#define RECONNECT_CAP_MS  2000
 
-enum rconn_state { RCONN_WAITING, RCONN_RESOLVING, RCONN_CONNECTING, RCONN_GREETING, RCONN_UP };
+enum rconn_state { RCONN_WAITING, RCONN_FINDING, RCONN_CONNECTING, RCONN_GREETING, RCONN_UP };
 
 /* "EVALSHA", sha, "1", prefix; or the same four with EVAL and the text */
 #define EVAL_HEAD 4
@@ -70,20 +67,20 @@ struct rconn {
     redisAsyncContext *ac; /* from connecting on */
     bool freeing;
     bool told_up;
-    char run_id[RUN_ID_LEN + 1];
-    char why[256];
-    char told[256]; /* the reason on_down was last called with */
+    char run_id[RFIT_RUN_ID + 1];
+    char why[RCONN_WHY];
+    char told[RCONN_WHY]; /* the reason on_down was last called with */
     unsigned tries;
     int64_t tried_at; /* mono ms: when this try began */
     int64_t quiet_at; /* since when nothing was asked */
     int64_t ping_at;  /* subscriber: its keep-alive is unanswered since; 0 none */
     int64_t tick_at;
+    int64_t looked_at; /* whether it is still the master */
+    int port;
 
-    struct resolve *resolve;
-    struct resolve_addrs addrs;
-    size_t addr_next;
+    struct rfind *find; /* NULL: a unix socket, or a URL that is none */
 
-    void *next_timer; /* what comes next: a try, or a look at the resolver */
+    void *next_timer; /* to the next try */
     void *tick_timer;
     void *fail_timer;
 
@@ -165,6 +162,18 @@ static bool call_resend(struct rconn_call *call, const redisReply *reply)
     return true;
 }
 
+static bool can_move(const struct rconn *c)
+{
+    return c->find && rfind_can_move(c->find);
+}
+
+/* As one does who is master no more, or is cut off from its replicas. */
+static bool refuses_writes(const char *error)
+{
+    return strncmp(error, "READONLY", 8) == 0 || strncmp(error, "NOREPLICAS", 10) == 0 ||
+           strncmp(error, "MASTERDOWN", 10) == 0;
+}
+
 static void call_reply(redisAsyncContext *ac, void *r, void *arg)
 {
     struct rconn_call *call = arg;
@@ -178,6 +187,8 @@ static void call_reply(redisAsyncContext *ac, void *r, void *arg)
         mark_down(c, ac->errstr);
     else if (call_resend(call, reply))
         return;
+    else if (can_move(c) && reply->type == REDIS_REPLY_ERROR && refuses_writes(reply->str))
+        rfind_look(c->find);
     call_end(call, reply);
 }
 
@@ -353,9 +364,9 @@ static void conn_up(struct rconn *c)
     c->why[0] = c->told[0] = '\0';
     c->told_up = true;
     c->tries = 0;
-    c->addr_next = 0; /* for the next connection: what worked is asked first, after a new look-up */
-    c->addrs.ct = 0;
-    c->quiet_at = clock_mono_ms();
+    if (c->find)
+        rfind_served(c->find);
+    c->quiet_at = c->looked_at = clock_mono_ms();
     if (c->opt.on_up)
         c->opt.on_up(c, c->opt.arg);
 }
@@ -383,54 +394,6 @@ static void subscriber_ping(struct rconn *c)
     subscribe_send(c, "SUBSCRIBE", c->ping_channel);
 }
 
-static const char *info_field(const char *info, const char *key)
-{
-    const char *at = strstr(info, key);
-
-    return at && (at == info || at[-1] == '\n') ? at + strlen(key) : NULL;
-}
-
-static void greet_info(struct rconn *c, const redisReply *reply)
-{
-    const char *version, *run_id;
-    char why[256];
-
-    if (reply->type != REDIS_REPLY_STRING) {
-        snprintf(why, sizeof(why), "INFO: %.150s",
-                 reply->type == REDIS_REPLY_ERROR ? reply->str : "no text");
-        conn_drop(c, why);
-        return;
-    }
-    version = info_field(reply->str, "redis_version:");
-    run_id = info_field(reply->str, "run_id:");
-    if (!version || !run_id || strspn(run_id, "0123456789abcdef") < RUN_ID_LEN) {
-        conn_drop(c, "INFO server tells no redis_version and run_id: this is not a Redis server");
-    } else if (strtol(version, NULL, 10) < REDIS_MAJOR_MIN) {
-        snprintf(why, sizeof(why), "Redis is version %.*s; 7.0 or newer is needed",
-                 (int)strcspn(version, "\r\n") % 32, version);
-        conn_drop(c, why);
-    } else {
-        memcpy(c->run_id, run_id, RUN_ID_LEN);
-        c->run_id[RUN_ID_LEN] = '\0';
-    }
-}
-
-/* CONFIG may be forbidden to us by an ACL or by a provider; then whoever runs it is trusted. */
-static void greet_policy(struct rconn *c, const redisReply *reply)
-{
-    char why[256];
-
-    if (reply->type != REDIS_REPLY_ARRAY || reply->elements < 2 ||
-        reply->element[1]->type != REDIS_REPLY_STRING ||
-        strcmp(reply->element[1]->str, "noeviction") == 0)
-        return;
-    snprintf(why, sizeof(why),
-             "Redis has maxmemory-policy %.32s and would throw away jobs when it is full; set "
-             "maxmemory-policy noeviction",
-             reply->element[1]->str);
-    conn_drop(c, why);
-}
-
 /* The last one: PING is the one of them that a loading server refuses. */
 static void greet_done(struct rconn *c)
 {
@@ -442,30 +405,47 @@ static void greet_done(struct rconn *c)
     subscriber_ping(c);
 }
 
-enum greet_step { GREET_AUTH, GREET_SELECT, GREET_NAME, GREET_INFO, GREET_POLICY, GREET_PING };
-static const char *const greet_names[] = {"AUTH", "SELECT", "CLIENT", "INFO", "CONFIG", "PING"};
+enum greet_step {
+    GREET_AUTH,
+    GREET_SELECT,
+    GREET_NAME,
+    GREET_INFO,
+    GREET_ROLE,
+    GREET_POLICY,
+    GREET_PING
+};
+static const char *const greet_names[] = {"AUTH", "SELECT", "CLIENT", "INFO",
+                                          "INFO", "CONFIG", "PING"};
+
+static int greet_judge(struct rconn *c, enum greet_step step, const redisReply *reply,
+                       char why[RFIT_WHY])
+{
+    if (step == GREET_INFO)
+        return rfit_server(reply, c->run_id, why);
+    if (step == GREET_ROLE)
+        return rfit_master(reply, why);
+    if (step == GREET_POLICY)
+        return rfit_policy(reply, why);
+    if (step == GREET_NAME || reply->type != REDIS_REPLY_ERROR)
+        return 0;
+    snprintf(why, RFIT_WHY, "%s: %.150s%s", greet_names[step], reply->str,
+             step == GREET_AUTH ? "; check user and password in the Redis URL" : "");
+    return -1;
+}
 
 static void greet_reply(redisAsyncContext *ac, void *r, void *arg)
 {
     enum greet_step step = (enum greet_step)(intptr_t)arg;
     struct rconn *c = ac->data;
     const redisReply *reply = r;
+    char why[RFIT_WHY];
 
     if (!c || !reply) /* dropped already, or hiredis is about to tell on_disconnect */
         return;
-    if (step == GREET_INFO) {
-        greet_info(c, reply);
-    } else if (step == GREET_POLICY) {
-        greet_policy(c, reply);
-    } else if (step != GREET_NAME && reply->type == REDIS_REPLY_ERROR) {
-        char why[256];
-
-        snprintf(why, sizeof(why), "%s: %.150s%s", greet_names[step], reply->str,
-                 step == GREET_AUTH ? "; check user and password in the Redis URL" : "");
+    if (greet_judge(c, step, reply, why) < 0)
         conn_drop(c, why);
-    } else if (step == GREET_PING) {
+    else if (step == GREET_PING)
         greet_done(c);
-    }
 }
 
 static void greet_send(struct rconn *c, enum greet_step step, const char *a, const char *b)
@@ -497,6 +477,8 @@ static void greet(struct rconn *c)
     }
     greet_send(c, GREET_NAME, "SETNAME", "milonga");
     greet_send(c, GREET_INFO, "server", NULL);
+    if (can_move(c)) /* one who was replaced, or is not there yet, is never written to */
+        greet_send(c, GREET_ROLE, "replication", NULL);
     greet_send(c, GREET_POLICY, "GET", "maxmemory-policy");
     greet_send(c, GREET_PING, NULL, NULL);
 }
@@ -524,8 +506,8 @@ static void try_connect(struct rconn *c, const char *address)
 {
     static _Thread_local redisReplyObjectFunctions functions;
     redisAsyncContext *ac =
-        address ? redisAsyncConnect(address, c->url.port) : redisAsyncConnectUnix(c->url.path);
-    char why[256];
+        address ? redisAsyncConnect(address, c->port) : redisAsyncConnectUnix(c->url.path);
+    char why[RCONN_WHY];
 
     c->state = RCONN_CONNECTING;
     if (!ac || ac->err) {
@@ -550,30 +532,24 @@ static void try_connect(struct rconn *c, const char *address)
     redisAsyncSetConnectCallback(ac, on_connect);
 }
 
-static void try_resolved(void *arg)
+static void found(const char *address, int port, const char *why, void *arg)
 {
     struct rconn *c = arg;
-    char why[256];
-    int r;
 
-    c->next_timer = NULL;
-    r = resolve_poll(c->resolve, &c->addrs);
-    if (r == -EAGAIN && clock_mono_ms() - c->tried_at < RESOLVE_TIMEOUT_MS) {
-        next_start(c, RESOLVE_POLL_MS, try_resolved);
-        return;
-    }
-    if (r < 0)
-        snprintf(why, sizeof(why), "host %.100s: %.100s", c->url.host,
-                 r == -EAGAIN ? "name servers do not answer" : resolve_error(c->resolve));
-    resolve_free(c->resolve);
-    c->resolve = NULL;
-    if (r < 0) {
-        conn_drop(c, why);
-        return;
-    }
-    c->addr_next = 1;
     c->tried_at = clock_mono_ms();
-    try_connect(c, c->addrs.text[0]);
+    c->port = port;
+    if (address)
+        try_connect(c, address);
+    else
+        conn_drop(c, why);
+}
+
+static void moved(void *arg)
+{
+    struct rconn *c = arg;
+
+    if (c->state != RCONN_WAITING)
+        conn_drop(c, "the Sentinels name another master");
 }
 
 static void try_begin(void *arg)
@@ -583,21 +559,11 @@ static void try_begin(void *arg)
     c->next_timer = NULL;
     c->tried_at = clock_mono_ms();
     c->ping_at = 0;
-    if (c->url.path) {
+    c->state = RCONN_FINDING;
+    if (c->url.path)
         try_connect(c, NULL);
-    } else if (c->addr_next < c->addrs.ct) {
-        /* a name may have several addresses, of which one serves */
-        try_connect(c, c->addrs.text[c->addr_next++]);
-    } else if (resolve_numeric(c->url.host)) {
-        try_connect(c, c->url.host);
-    } else {
-        c->state = RCONN_RESOLVING;
-        c->resolve = resolve_start(c->url.host);
-        if (c->resolve)
-            next_start(c, RESOLVE_POLL_MS, try_resolved);
-        else
-            conn_drop(c, "no thread could be started to look up the host of Redis");
-    }
+    else
+        rfind_next(c->find);
 }
 
 /* ---- Time
@@ -645,10 +611,16 @@ static void tick(void *arg)
                                       (c->ping_at && now - c->ping_at > limit)))
         snprintf(why, sizeof(why), "Redis did not answer a command within %u ms",
                  c->opt.timeout_ms);
-    if (why[0])
+    if (why[0]) {
         conn_drop(c, why);
-    else if (c->state == RCONN_UP)
+    } else if (c->state == RCONN_UP) {
         keep_alive(c, now);
+        /* A master that was replaced behind its back goes on answering. */
+        if (can_move(c) && now - c->looked_at > limit / 2) {
+            c->looked_at = now;
+            rfind_look(c->find);
+        }
+    }
 }
 
 /* ---- Subscriber
@@ -749,6 +721,9 @@ struct rconn *rconn_new(const struct rconn_options *opt, const struct rloop_ops 
         next_start(c, 0, bad_url);
         return c;
     }
+    if (!c->url.path)
+        c->find =
+            rfind_new(&c->url, opt->timeout_ms, ops, loop, &(struct rfind_owner){found, moved, c});
     next_start(c, 0, try_begin);
     c->tick_timer = ops->timer_start(loop, 0, tick, c);
     return c;
@@ -761,6 +736,8 @@ void rconn_free(struct rconn *c)
     if (!c)
         return;
     c->freeing = true;
+    if (c->find)
+        rfind_stop(c->find);
     if (c->next_timer)
         c->ops->timer_stop(c->loop, c->next_timer);
     if (c->tick_timer)
@@ -770,7 +747,7 @@ void rconn_free(struct rconn *c)
     conn_drop(c, "closed");
     while (!TAILQ_EMPTY(&c->failed))
         failed_run(c);
-    resolve_free(c->resolve);
+    rfind_free(c->find);
     while ((s = SLIST_FIRST(&c->scripts))) {
         SLIST_REMOVE_HEAD(&c->scripts, link);
         free(s);

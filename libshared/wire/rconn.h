@@ -13,11 +13,13 @@
  *
  *            +------------------------- lost, refused, too slow ------------------------+
  *            v                                                                          |
- *   waiting (backoff) -> resolving (names only) -> connecting -> greeting -> up --------+
+ *   waiting (backoff) -> finding (names, Sentinels) -> connecting -> greeting -> up -----+
  *
  * Greeting is AUTH, SELECT, CLIENT SETNAME, INFO, CONFIG GET, PING, and for a subscriber all its
- * channels. A server that is too old, evicts keys, or is loading its data is left again, with the
- * reason in rconn_why(), and tried anew: people repair such things while we run. */
+ * channels. With Sentinels a look at its role is among them, and they are asked again now and then,
+ * and when it refuses writes. A server that is too old, evicts keys, is a replica that the
+ * Sentinels took for the master, or is loading its data is left again, with the reason in
+ * rconn_why(), and tried anew: people repair such things while we run. */
 
 #include "base/err.h"
 #include "wire/script.h"
@@ -25,6 +27,9 @@
 #include <hiredis/async.h>
 #include <hiredis/hiredis.h>
 #include <stdbool.h>
+
+/* Bytes of a reason, for people */
+#define RCONN_WHY 256
 
 struct rconn;
 
@@ -37,11 +42,11 @@ struct rloop_ops {
 };
 
 struct rconn_options {
-    const char *url; /* unix:///path[?db=N], redis://[user:pass@]host:port[/db]; host is resolved on
-                        a thread of its own, never on the loop */
-    const char *prefix;    /* KEYS[1] of every script, e.g. "{milonga}" */
-    unsigned timeout_ms;   /* of a command or a greeting; a connection that does not answer is
-                              dropped,   an idle one too (it is pinged) */
+    const char *url;     /* see wire/rurl.h; a host is resolved on a thread of its own, never on the
+                            loop */
+    const char *prefix;  /* KEYS[1] of every script, e.g. "{milonga}" */
+    unsigned timeout_ms; /* of a command or a greeting; a connection that does not answer is
+                            dropped,   an idle one too (it is pinged) */
     unsigned max_inflight; /* commands; beyond it a call ends with NULL and is not sent */
     bool subscriber;
     /* A subscriber is up when Redis has confirmed all its channels. May be NULL. */

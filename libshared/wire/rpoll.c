@@ -9,8 +9,8 @@
 #include <sys/eventfd.h>
 #include <sys/queue.h>
 
-/* Two rconns a link; a third place each for one that is being replaced. */
-#define RPOLL_CONNS_MAX 6
+/* Two rconns a link, each with its connection, one that is being replaced, and 15 Sentinels. */
+#define RPOLL_CONNS_MAX 34
 
 struct rpoll_conn {
     redisAsyncContext *ac; /* NULL: free place */

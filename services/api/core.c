@@ -54,6 +54,7 @@ struct core *core_new(const struct core_env *env)
     core_waits_start(c);
     core_watches_start(c);
     core_feed_start(c);
+    core_syncs_start(c);
     return c;
 }
 

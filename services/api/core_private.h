@@ -10,6 +10,7 @@
 struct waits;
 struct watches;
 struct feed;
+struct syncs;
 
 struct core {
     struct core_env env;
@@ -18,6 +19,7 @@ struct core {
     struct waits *waits;
     struct watches *watches; /* core_watch.c */
     struct feed *feed;       /* core_feed.c */
+    struct syncs *syncs;     /* core_sync.c */
 };
 
 /* The part that all operations begin with. */
@@ -42,11 +44,18 @@ void core_fail(struct core_op *op, const char *why);
  * ids: calls again(op) a little later and returns true, or false when that went on for too long. */
 bool core_again(struct core_op *op, void (*again)(void *op));
 
+/* Calls fn(op) when as many replicas of Redis as redis_replicas asks for have what was written by a
+ * script that has been answered; with false when they may not have it. At once where it asks for
+ * none. */
+typedef void core_sync_fn(void *op, bool synced);
+void core_sync(struct core_op *op, core_sync_fn *fn);
+
 /* "sha256 md5 size" as in P:lab; false when it is something else. */
 bool core_file_parse(const char *text, struct core_file *ret);
 
 void core_waits_start(struct core *c);
 void core_watches_start(struct core *c);
 void core_feed_start(struct core *c);
+void core_syncs_start(struct core *c);
 
 #endif

@@ -23,6 +23,9 @@ static const struct script script_reject = {
 static const char no_ids[] =
     "No job ids can be given out: no dispatcher has taken charge of this Redis yet; try again";
 
+static const char not_replicated[] = "The job may have been taken, but too few replicas of Redis "
+                                     "have it (redis_replicas); ask again";
+
 static const char full_bytes[] =
     "JobQueue is full: the unfinished jobs have descriptions of max_live_bytes in all; try again";
 
@@ -31,7 +34,25 @@ static const char full_bytes[] =
 struct lookup {
     struct core_op op;
     size_t file_ct;
+
+    /* the same job of an earlier request */
+    uint64_t id;
+    char *detail;
 };
+
+/* It stands in Redis; an answer is a promise, as the first one would have been. */
+static void same_synced(void *p, bool synced)
+{
+    struct lookup *l = p;
+    struct core_answer a = {.status = CORE_SAME, .lab = true, .id = l->id, .detail = l->detail};
+
+    if (synced)
+        core_end(&l->op, &a);
+    else
+        core_fail(&l->op, not_replicated);
+    free(l->detail);
+    free(l);
+}
 
 static void take_digests(struct core_answer *a, char *text)
 {
@@ -57,8 +78,10 @@ static void looked_up(void *p, const char *status, redisReply *r, const char *wh
     if (a.id) {
         const char *space = strchr(core_text(r, 2), ' ');
 
-        a.status = CORE_SAME;
-        a.detail = space ? space + 1 : "";
+        l->id = a.id;
+        l->detail = xstrdup(space ? space + 1 : "");
+        core_sync(&l->op, same_synced);
+        return;
     }
     if (core_text_len(r, 3))
         take_digests(&a, r->element[3]->str);
@@ -107,6 +130,11 @@ struct submit {
     unsigned class;
     int64_t at;
     struct buf body, place;
+
+    /* what Redis answered */
+    bool same;
+    uint64_t id;
+    char *detail;
 };
 
 static void submit_free(struct submit *s)
@@ -116,6 +144,7 @@ static void submit_free(struct submit *s)
     free(s->output_file);
     free(s->dup);
     free(s->digest);
+    free(s->detail);
     for (size_t i = 0; i < s->line_ct; i++)
         free(s->lines[i]);
     free(s->lines);
@@ -135,6 +164,26 @@ void core_place(const struct job *job, struct buf *b)
 }
 
 static void submit_again(void *p);
+
+static void submit_end(struct submit *s, struct core_answer *a)
+{
+    core_end(&s->op, a);
+    submit_free(s);
+}
+
+/* It is in Redis; the answer may leave when it is as durable as was configured. */
+static void submit_synced(void *p, bool synced)
+{
+    struct submit *s = p;
+    struct core_answer a = {
+        .status = s->same ? CORE_SAME : CORE_OK, .id = s->id, .detail = s->detail, .why = ""};
+
+    if (!synced) {
+        a.status = CORE_FAILED;
+        a.why = not_replicated;
+    }
+    submit_end(s, &a);
+}
 
 static void submitted(void *p, const char *status, redisReply *r, const char *why)
 {
@@ -156,12 +205,13 @@ static void submitted(void *p, const char *status, redisReply *r, const char *wh
         a.why = strcmp(core_text(r, 1), "bytes") == 0 ? full_bytes : "JobQueue is full";
         a.slots = strtoull(core_text(r, 2), NULL, 10);
     } else {
-        a.status = strcmp(status, "dup") == 0 ? CORE_SAME : CORE_OK;
-        a.id = strtoull(core_text(r, 1), NULL, 10);
-        a.detail = core_text(r, 2);
+        s->same = strcmp(status, "dup") == 0;
+        s->id = strtoull(core_text(r, 1), NULL, 10);
+        s->detail = xstrdup(core_text(r, 2));
+        core_sync(&s->op, submit_synced);
+        return;
     }
-    core_end(&s->op, &a);
-    submit_free(s);
+    submit_end(s, &a);
 }
 
 #define BODY_ARG 11

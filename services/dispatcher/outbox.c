@@ -239,15 +239,22 @@ static bool in_hand(const struct outbox *o, const char *id)
     return false;
 }
 
-static void begin(struct outbox *o, const redisReply *e)
+static struct item item_of(const redisReply *e)
 {
     struct item item = {.tries = (unsigned)reply_num(e, 3)};
+
+    snprintf(item.id, sizeof(item.id), "%s", reply_str(e, 0));
+    snprintf(item.sha256, sizeof(item.sha256), "%s", reply_str(e, 2));
+    return item;
+}
+
+static void begin(struct outbox *o, const redisReply *e)
+{
+    struct item item = item_of(e);
     struct error err = ERROR_INIT;
     struct callback *c;
     struct delivery *x;
 
-    snprintf(item.id, sizeof(item.id), "%s", reply_str(e, 0));
-    snprintf(item.sha256, sizeof(item.sha256), "%s", reply_str(e, 2));
     if (prepare(o, e, &c, &err) < 0) {
         struct callback_result res = {.how = err.class == ERR_TEMPORARY ? CALLBACK_RETRY
                                                                         : CALLBACK_FAILED};
@@ -263,6 +270,34 @@ static void begin(struct outbox *o, const redisReply *e)
     o->delivery_ct++;
     CRASHPOINT("callback", "send", "before");
     curl_multi_add_handle(o->multi, callback_handle(c, x));
+}
+
+/* What is told outside must not be forgotten by a failover: do the replicas have what was
+ * committed, up to these callbacks? */
+static bool replicated(struct outbox *o)
+{
+    const struct config *c = o->d->cfg;
+    struct number least = number(c->redis_replicas), most_ms = number(c->redis_timeout_ms / 2);
+    const char *argv[] = {"WAIT", least.text, most_ms.text};
+    struct error err = ERROR_INIT;
+    cleanup_reply redisReply *r = NULL;
+
+    if (c->redis_replicas == 0)
+        return true;
+    if (rlink_command(o->d->link, ARRAY_SIZE(argv), argv, NULL, &r, &err) < 0)
+        return false;
+    return r->type == REDIS_REPLY_INTEGER && r->integer >= c->redis_replicas;
+}
+
+static void put_off(struct outbox *o, const redisReply *taken, int64_t due)
+{
+    log_event(LOG_WARN_, "callback.put_off", "reason", "too few replicas of Redis answer", NULL);
+    for (size_t i = 2; i < taken->elements; i++) {
+        struct item item = item_of(reply_list(taken, i));
+
+        if (!in_hand(o, item.id))
+            report(o, &item, "release", "", due);
+    }
 }
 
 static void look(struct outbox *o)
@@ -296,6 +331,11 @@ static void look(struct outbox *o)
         return;
     }
     memcpy(o->fence, fence, sizeof(fence));
+    if (r->elements > 2 && !replicated(o)) {
+        put_off(o, r, wall + c->beat_ms);
+        o->look_at = mono + c->beat_ms;
+        return;
+    }
     for (size_t i = 2; i < r->elements; i++)
         if (!in_hand(o, reply_str(reply_list(r, i), 0)))
             begin(o, reply_list(r, i));

@@ -71,6 +71,9 @@ def test_no_more_than_that(server, user):
     for words in (("GET", "other"), ("SET", "other", "1"), ("PUBLISH", "other", "1"), ("EVAL", "return 1", "1", "other")):
         answer = server.execute_command("ACL", "DRYRUN", user, *words)
         assert b"no permissions" in answer, words
+    assert allowed(server, user, "WAIT 1 10")
+    assert allowed(server, user, "INFO replication")
+    assert server.execute_command("ACL", "DRYRUN", user, "PUBLISH", "{milonga}:sync", "") == b"OK"
     assert allowed(server, user, "SCAN") == (user == "dispatcher")
 
 

@@ -62,6 +62,20 @@ def test_redis_takes_no_writes(make_stack, receiver, scarce, enough):
     stack.stop()
 
 
+def test_a_job_that_no_replica_has_is_not_promised(make_stack, receiver):
+    """Nor when the same is asked again, and the answer could come from the record of the first time."""
+    stack = make_stack(redis_replicas="1", dup_window_ms="1h")
+    stack.tango.open("wait")
+    stack.tango.upload("wait", "Makefile", "all:\n\t@true\n")
+    body = json.dumps(stack.tango.body("o", callback_url=f"{receiver.url}/wait"))
+    for _ in range(2):
+        answer = stack.tango.json("POST", f"/addJob/{stack.tango.key}/wait/", data=body)
+        assert answer["statusId"] == -1 and "redis_replicas" in answer["statusMsg"], answer
+    wait_for("the callback to be put off", lambda: "callback.put_off" in stack.dispatcher.text(), 20, 0.1)
+    assert receiver.of("/wait") == []
+    stack.stop()
+
+
 def test_redis_becomes_a_replica_and_a_master_again(make_stack, receiver):
     stack = make_stack(driver="oci")
     job = Running(stack, receiver)

@@ -1,6 +1,7 @@
 /* The Redis link against a real server on a unix socket, which the tests kill, stop and restart. */
 
 #include "wire/rlink.h"
+#include "wire/rsentinel.h"
 #include "wire/rurl.h"
 
 #include "base/clock.h"
@@ -8,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -15,7 +17,9 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -589,12 +593,106 @@ static void urls(void **state)
     rurl_done(&u);
 }
 
+static void sentinel_urls(void **state)
+{
+    static const char *const bad[] = {
+        "redis+sentinel://",
+        "redis+sentinel:///m",
+        "redis+sentinel://h",
+        "redis+sentinel://h/",
+        "redis+sentinel://h,/",
+        "redis+sentinel://h,,i/m",
+        "redis+sentinel://h:0/m",
+        "redis+sentinel://h/m/x",
+        "redis+sentinel://h/m/70000",
+        "redis+sentinel://user@h/m",
+        "redis+sentinel://:secret@h/m?x=1",
+        "redis+sentinel://h/m?sentinel_user=a",
+        "redis+sentinel://h/m?sentinel_password=%zz",
+        "redis+sentinel://a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p/m",
+    };
+    struct error err = ERROR_INIT;
+    struct rurl u;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        assert_int_equal(rurl_parse(bad[i], &u, &err), -EINVAL);
+        assert_null(strstr(err.msg, "secret"));
+    }
+    assert_int_equal(rurl_parse("redis+sentinel://me:p%2f@h,[::1]:7000,i:1/grades/3"
+                                "?sentinel_password=a%26b&sentinel_user=s",
+                                &u, &err),
+                     0);
+    assert_null(u.host);
+    assert_string_equal(u.user, "me");
+    assert_string_equal(u.password, "p/");
+    assert_int_equal(u.db, 3);
+    assert_string_equal(u.master, "grades");
+    assert_int_equal(u.sentinel_ct, 3);
+    assert_string_equal(u.sentinels[0].host, "h");
+    assert_int_equal(u.sentinels[0].port, 26379);
+    assert_string_equal(u.sentinels[1].host, "::1");
+    assert_int_equal(u.sentinels[1].port, 7000);
+    assert_int_equal(u.sentinels[2].port, 1);
+    assert_string_equal(u.sentinel_user, "s");
+    assert_string_equal(u.sentinel_password, "a&b");
+    rurl_done(&u);
+}
+
+static void more_than_half_of_the_sentinels_decide(void **state)
+{
+    char one[] = "1.1.1.1", two[] = "2.2.2.2";
+    struct rsentinel_answer a[4] = {{one, 1}, {two, 1}, {two, 2}, {two, 1}};
+
+    (void)state;
+    assert_int_equal(rsentinel_majority(a, 1), 0);
+    assert_int_equal(rsentinel_majority(a, 2), -1);
+    assert_int_equal(rsentinel_majority(a, 3), -1);
+    assert_int_equal(rsentinel_majority(a, 4), -1);
+    a[2].port = 1;
+    assert_int_equal(rsentinel_majority(a, 3), 1);
+    assert_int_equal(rsentinel_majority(a, 4), 1);
+    a[1].host = a[2].host = NULL;
+    assert_int_equal(rsentinel_majority(a, 3), -1);
+    assert_int_equal(rsentinel_majority(a, 0), -1);
+}
+
+/* A port of the loopback that nobody listens on when it is returned. */
+static int free_port(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t len = sizeof(at);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+    close(fd);
+    return ntohs(at.sin_port);
+}
+
+/* None of them answers: told, and with what is wrong. */
+static void absent_sentinels_are_told(void **state)
+{
+    cleanup_free char *to =
+        xasprintf("redis+sentinel://127.0.0.1:%d,localhost:%d/m", free_port(), free_port());
+    struct rlink *l = link_start(to, 2000);
+
+    (void)state;
+    wait_for(&seen.downs, 1);
+    assert_non_null(strstr(seen.why, "of 2 Sentinels 0 name a master of m"));
+    assert_non_null(strstr(seen.why, "127.0.0.1:"));
+    rlink_stop(l);
+}
+
 #define WITH_SERVER(f) cmocka_unit_test_setup_teardown(f, server_setup, server_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(urls),
+        cmocka_unit_test(sentinel_urls),
+        cmocka_unit_test(more_than_half_of_the_sentinels_decide),
+        cmocka_unit_test(absent_sentinels_are_told),
         cmocka_unit_test(names_are_looked_up),
         WITH_SERVER(eval_is_binary_safe),
         WITH_SERVER(noscript_falls_back_to_eval),

@@ -2,7 +2,7 @@
 -- ARGV: vmm, epoch, beat, now, then "id token" of each attempt that is held.
 -- The beat of a vmm's lease, and the comparison of what it holds with what it should: "+" id token body n c for each that is
 -- assigned to it but not held (its message was lost), "-" id token for each held one that is no longer its own, "x" id token for
--- each that is cancelled.
+-- each that is cancelled. One that was begun and is not held goes back to the queue.
 local key = P .. 'vmm:' .. ARGV[1]
 local h = call('HMGET', key, 'epoch', 'state', 'drain')
 if h[1] ~= ARGV[2] or h[2] ~= 'up' then return {'stale'} end
@@ -27,7 +27,12 @@ for i = 5, #ARGV do
   end
 end
 for id, token in pairs(run) do
-  if not held[id] then
+  local state = call('HGET', P .. 'j:' .. id, 's')
+  if not held[id] and state ~= 'a' then
+    -- It began this one, in this life, and knows of it no more: its end is in a past that Redis has lost (a failover, an older
+    -- copy). What has run once does not run again under the same token.
+    requeue(id, ARGV[4], '0', 'failed', 'Internal error: Redis has lost how this attempt ended')
+  elseif not held[id] then
     local j = call('HMGET', P .. 'j:' .. id, 'n', 'c')
     add('+', id, token, call('GET', P .. 'b:' .. id) or '', j[1] or '0', j[2] or '0')
   end
