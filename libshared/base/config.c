@@ -194,8 +194,11 @@ const struct config_key config_keys[] = {
     INT(ec2_max, "4", 1, 1000, "instances at once"),
     SECS(ec2_idle_s, "10m", 1, 30 * DAY / SECOND, "an instance without a machine for so long ends"),
     SECS(ec2_max_age_s, "1d", 1, 365 * DAY / SECOND, "an instance of that age gets no more jobs"),
+    TEXT(ec2_prices, "", "what types cost an hour, by commas: TYPE=PRICE, TYPE/spot=PRICE"),
+    TEXT(ec2_cost_max, "", "most that all instances of the deployment cost an hour; empty: no ceiling"),
     MSECS(ec2_boot_ms, "160s", 1 * SECOND, 1 * HOUR, "time from asking for an instance to its host key"),
     MSECS(ec2_reap_ms, "60s", 1 * SECOND, 1 * HOUR, "how often instances that nobody claims are looked for"),
+    MSECS(ec2_claim_ms, "60s", 1 * SECOND, 1 * HOUR, "instances of a vmm silent for so long are ended by another"),
     YESNO(ec2_reap_dry, "no", "name them in the log and leave them alone"),
 };
 /* clang-format on */

@@ -182,8 +182,11 @@ struct config {
     int64_t ec2_max;            /* 4: instances at once */
     int64_t ec2_idle_s;         /* 600 */
     int64_t ec2_max_age_s;      /* 1 day */
+    char *ec2_prices;           /* "TYPE=0.085,TYPE/spot=0.03": config_ec2_price() */
+    char *ec2_cost_max;         /* "": no ceiling; config_money() */
     int64_t ec2_boot_ms;        /* 160s: from the wish to a login */
     int64_t ec2_reap_ms;        /* 60s: between two looks for instances that nobody claims */
+    int64_t ec2_claim_ms;       /* 60s: a holder of instances silent for so long is lost */
     bool ec2_reap_dry;          /* no; yes: they are named and left alone */
 };
 
@@ -203,6 +206,11 @@ void config_help(FILE *out);
 /* A duration or size as in a file; 0 or -EINVAL. */
 int config_parse_ms(const char *text, int64_t *ret);
 int config_parse_bytes(const char *text, int64_t *ret);
+/* "0.085" as 85000 millionths; -1 when it is no such number. */
+int64_t config_money(const char *text);
+/* What a type costs an hour by ec2_prices; without a price for spot, that on demand, above which
+ * spot never is. -1 when there is none. */
+int64_t config_ec2_price(const char *prices, const char *type, bool spot);
 
 /* What every service's main() does first: options --config FILE, --check-config, --version, --help
  * (the last three print and exit 0; --check-config exits 1 on problems; unknown options exit 2),

@@ -64,3 +64,43 @@ const struct script script_build_done = {
     "build_done",
 #include "vmm/lua/build_done.inc"
 };
+
+const struct script script_ec2_look = {
+    "ec2_look",
+#include "vmm/lua/ec2_look.inc"
+};
+
+const struct script script_ec2_doubt = {
+    "ec2_doubt",
+#include "vmm/lua/ec2_doubt.inc"
+};
+
+const struct script script_ec2_claim = {
+    "ec2_claim",
+#include "vmm/lua/ec2_claim.inc"
+};
+
+const struct script script_ec2_drop = {
+    "ec2_drop",
+#include "vmm/lua/ec2_drop.inc"
+};
+
+const struct script script_ec2_void = {
+    "ec2_void",
+#include "vmm/lua/ec2_void.inc"
+};
+
+const struct script script_ec2_reaped = {
+    "ec2_reaped",
+#include "vmm/lua/ec2_reaped.inc"
+};
+
+const struct script script_ec2_leave = {
+    "ec2_leave",
+#include "vmm/lua/ec2_leave.inc"
+};
+
+const struct script script_ec2_pace = {
+    "ec2_pace",
+#include "vmm/lua/ec2_pace.inc"
+};

@@ -19,5 +19,13 @@ extern const struct script script_unregister;
 extern const struct script script_drain;
 extern const struct script script_kept;
 extern const struct script script_build_done;
+extern const struct script script_ec2_look;
+extern const struct script script_ec2_doubt;
+extern const struct script script_ec2_claim;
+extern const struct script script_ec2_drop;
+extern const struct script script_ec2_void;
+extern const struct script script_ec2_reaped;
+extern const struct script script_ec2_leave;
+extern const struct script script_ec2_pace;
 
 #endif

@@ -8,6 +8,7 @@ import pytest
 
 from harness.ec2 import REGION, Ec2
 from harness.process import plain_env, wait_for
+from harness.redis_server import Redis
 from harness.stack import BUILD
 from harness.tango import messages
 
@@ -43,11 +44,12 @@ def settings(farm, **more):
 
 
 class Probe:
-    def __init__(self, ec2, data):
-        self.ec2, self.data, self.aws = ec2, data, ec2.environment()
+    def __init__(self, ec2, data, redis):
+        self.ec2, self.data, self.aws, self.redis = ec2, data, ec2.environment(), redis
 
     def start(self, *args, config=None, **keys):
-        config = settings(self.ec2.farm, data_dir=self.data, vmm_name="v", autodriver=BUILD / "autodriver", **(config or {}))
+        config = settings(self.ec2.farm, data_dir=self.data, vmm_name="v", autodriver=BUILD / "autodriver",
+                          redis_url=self.redis.url, **(config or {}))
         env = plain_env(**{f"MILONGA_{k.upper()}": v for k, v in config.items()}, MILONGA_DRIVER="ec2", **self.aws)
         if args[0] == "run":
             keys["wait"] = 1
@@ -65,7 +67,15 @@ class Probe:
 
 @pytest.fixture
 def probe(ec2, work_dir):
-    return Probe(ec2, work_dir / "probe")
+    redis = Redis(work_dir).start()
+    yield Probe(ec2, work_dir / "probe", redis)
+    claims = redis.client.hgetall(CLAIMS)
+    redis.stop()
+    assert not claims, "what is reserved for nothing"
+
+
+LEDGER = f"{{milonga}}:ec2:{REGION}:1"
+CLAIMS = LEDGER + ":claims"
 
 
 def launches(ec2):
@@ -219,15 +229,14 @@ def test_a_stop_ends_what_ec2_does_not_show_yet(ec2, make_stack):
         s.vmm.start()
 
 def test_invariant_8_a_killed_vmm_leaves_nothing_for_long(ec2, probe):
-    """The next one ends what it finds of its own, and nothing else: no other vmm's, no other deployment's, nobody's."""
+    """The next one takes over what has its name, and ends it with itself; nothing else: no other deployment's, nobody's."""
     strangers = [ec2.stranger(), ec2.stranger(Name="local-ec2-1"), ec2.stranger(**{"milonga:deployment": "mts2", "milonga:vmm": "v"}),
                  ec2.stranger(**{"milonga:deployment": "mts3", "milonga:vmm": "v", "milonga:token": "t"})]
     assert probe.call("run", IMAGE, "kill-after=load", makefile="all:\\n\\tsleep 60\\n").returncode == -signal.SIGKILL
     [ours] = [i for i in ec2.alive() if i not in strangers]
-    dry = probe.call("health", config={"ec2_reap_dry": "yes"})
-    assert f"instance={ours.id}" in dry.err and "dry=yes" in dry.err and ours.state == "running"
-    done = probe.call("health")
-    assert f"event=ec2.reaped instance={ours.id}" in done.err and ours.state == "terminated"
+    done = probe.job("echo taken over")
+    assert done.out == "taken over\n" and f"instance={ours.id}" in done.err and "event=ec2.adopted" in done.err, done.err
+    assert ours.state == "terminated" and len(launches(ec2)) == 1
     assert all(i.state != "terminated" for i in strangers)
 
 
@@ -256,12 +265,23 @@ def test_one_that_does_not_boot_is_ended(ec2, probe):
 # ---- in an installation ----
 
 @pytest.fixture
-def stack(ec2, make_stack):
-    s = make_stack(driver="ec2", slots="0", pool_size="0", start=False,
-                   **settings(ec2.farm, ec2_idle_s="8s", ec2_reap_ms="2s"))
-    s.vmm.env.update(ec2.environment())
-    yield s.start()
-    s.stop()
+def make_ec2(ec2, make_stack):
+    made = []
+
+    def make(**more):
+        s = make_stack(driver="ec2", slots="0", pool_size="0", start=False, **settings(ec2.farm, **more))
+        for v in s.vmms:
+            v.env.update(ec2.environment())
+        made.append(s)
+        return s.start()
+    yield make
+    for s in made:
+        s.stop()
+
+
+@pytest.fixture
+def stack(make_ec2):
+    return make_ec2(ec2_idle_s="8s", ec2_reap_ms="2s")
 
 
 def test_machines_come_with_the_queue_and_go_with_it(ec2, stack):
@@ -338,3 +358,103 @@ def test_another_image_takes_the_place_of_an_idle_one(ec2, make_stack):
     assert len(ec2.alive()) == 1
     s.stop()
     assert not ec2.alive()
+
+
+# ---- several vmms ----
+
+def end_all(stack, jobs, seconds=120):
+    for ident, lab, output in jobs:
+        assert messages(stack.tango.wait_dead(ident, seconds))[-1] == DONE
+
+
+def test_a_ceiling_holds_for_all_vmms_together(ec2, make_ec2):
+    """Reserved before EC2 is asked: never more than it allows, and nothing stays reserved. The jobs wait, and are not charged."""
+    ec2.prices = {"t3.large": 0.1, "c5.large": 0.08}
+    s = make_ec2(vmms=2, ec2_max=3, ec2_slots=1, ec2_prices="t3.large=0.1,c5.large=0.08", ec2_cost_max="0.25", ec2_idle_s="2s")
+    end_all(s, [s.tango.submit(f"autograde:\n\t@sleep 2; echo job {i}\n") for i in range(8)])
+    assert 0.15 < ec2.dearest <= 0.25 and len(ec2.instances) >= 2
+    logs = "".join(v.text() for v in s.vmms)
+    assert "ec2_cost_max = 0.25 does not allow" in logs and "an hour are reserved by all vmms" in logs
+    wait_for("the instances to go", lambda: not ec2.alive(), 30)
+    wait_for("their claims to go", lambda: not s.redis.client.hlen(CLAIMS), 10)
+
+
+def test_another_vmm_ends_what_a_dead_one_had(ec2, make_ec2):
+    """And nothing else: not what a live one has, not another deployment's."""
+    stranger = ec2.stranger(**{"milonga:deployment": "mts2", "milonga:vmm": "x", "milonga:token": "m1.aa.1.bb"})
+    s = make_ec2(vmms=2, ec2_max=2, ec2_idle_s="1h", ec2_claim_ms="3s", ec2_reap_ms="1s", labels="")
+    jobs = [s.tango.submit("autograde:\n\t@echo begun; sleep 2; echo ended\n") for _ in range(4)]
+    end_all(s, jobs)
+    by = {v.env["MILONGA_VMM_NAME"]: [i for i in ec2.alive() if i.tags.get("milonga:vmm") == v.env["MILONGA_VMM_NAME"]] for v in s.vmms}
+    dead = next(v for v in s.vmms if by[v.env["MILONGA_VMM_NAME"]])
+    lost, kept = by.pop(dead.env["MILONGA_VMM_NAME"]), sum(by.values(), [])
+    dead.kill()
+    other = next(v for v in s.vmms if v is not dead)
+    wait_for("its instances to be ended", lambda: all(i.state == "terminated" for i in lost), 30)
+    assert "event=ec2.holder_lost" in other.text() and other.text().count("event=ec2.reaped") == len(lost)
+    assert all(i.state == "running" for i in kept) and stranger.state != "terminated"
+
+
+def test_a_dry_run_names_them_and_leaves_them_alone(ec2, make_ec2):
+    s = make_ec2(vmms=2, ec2_max=1, ec2_idle_s="1h", ec2_claim_ms="2s", ec2_reap_ms="1s", ec2_reap_dry="yes")
+    end_all(s, [s.tango.submit("autograde:\n\t@echo ended\n")])
+    [lost] = ec2.alive()
+    dead, other = sorted(s.vmms, key=lambda v: v.env["MILONGA_VMM_NAME"] != lost.tags["milonga:vmm"])
+    dead.kill()
+    wait_for("its name in the log", lambda: f"event=ec2.reaped instance={lost.id}" in other.text() and "dry=yes" in other.text(), 30)
+    assert lost.state == "running"
+    dead.start()
+    wait_for("it to be taken over again", lambda: "event=ec2.adopted" in dead.text(), 30)
+
+
+def test_with_its_past_lost_nothing_is_ended_until_a_person_says_so(ec2, make_ec2):
+    """Redis comes back empty while a vmm is away: what it had may be in use as far as anybody can tell."""
+    s = make_ec2(vmms=2, ec2_max=1, ec2_idle_s="1h", ec2_claim_ms="2s", ec2_reap_ms="1s")
+    end_all(s, [s.tango.submit("autograde:\n\t@echo ended\n")])
+    [lost] = ec2.alive()
+    dead, other = sorted(s.vmms, key=lambda v: v.env["MILONGA_VMM_NAME"] != lost.tags["milonga:vmm"])
+    dead.kill()
+    s.redis.client.flushall()
+    s.redis.kill()
+    s.redis.start()
+    wait_for("a word of it", lambda: "event=ec2.stands_still" in other.text(), 30)
+    wait_for("what would be ended", lambda: f"instance={lost.id}" in other.text() and "dry=still" in other.text(), 30)
+    time.sleep(3)  # several looks, and longer than a claim lasts
+    assert lost.state == "running" and s.redis.client.hget(LEDGER, "still")
+    s.redis.client.hset(LEDGER, "go", "yes")
+    wait_for("its end", lambda: lost.state == "terminated", 30)
+    assert "event=ec2.goes_on" in other.text() and not s.redis.client.hget(LEDGER, "still")
+
+
+def test_a_restart_of_redis_alone_is_no_loss(ec2, make_ec2):
+    s = make_ec2(ec2_max=1, ec2_idle_s="1h", ec2_claim_ms="2s", ec2_reap_ms="1s")
+    end_all(s, [s.tango.submit("autograde:\n\t@echo ended\n")])
+    s.redis.kill()
+    s.redis.start()
+    wait_for("a dispatcher in charge", lambda: s.redis.client.hget("{milonga}:meta", "gen") == b"2", 20)
+    end_all(s, [s.tango.submit("autograde:\n\t@echo ended\n", image=IMAGE)])
+    assert len(ec2.instances) == 1 and "stands_still" not in s.vmm.text() and s.redis.client.hlen(CLAIMS) == 1
+
+
+def test_a_restarted_vmm_goes_on_with_its_instances(ec2, make_ec2):
+    s = make_ec2(ec2_max=1, ec2_idle_s="1h")
+    ident, lab, output = s.tango.submit("autograde:\n\t@echo begun; sleep 3; echo ended\n")
+    s.tango.wait_output(ident, "begun", 60)
+    s.vmm.kill()
+    s.vmm.start()
+    end_all(s, [(ident, lab, output), s.tango.submit("autograde:\n\t@echo another\n")])
+    assert len(ec2.instances) == 1 and "event=ec2.adopted" in s.vmm.text()
+    assert s.redis.client.hlen(CLAIMS) == 1
+
+
+def test_who_is_throttled_tells_the_others(ec2, make_ec2):
+    s = make_ec2(vmms=2, ec2_max=1, ec2_idle_s="1h")
+    ec2.fail("RunInstances", "RequestLimitExceeded", times=3, status=503)
+    end_all(s, [s.tango.submit("autograde:\n\t@echo ended\n")])
+    assert s.redis.client.get(LEDGER + ":throttled") == b"3"
+    s.redis.client.set(LEDGER + ":quiet", "1", px=4000)  # as another vmm would
+    s.tango.submit("autograde:\n\t@echo ended\n", image="other_image")
+    before = len(ec2.calls)
+    time.sleep(2)
+    assert len(ec2.calls) == before
+    wait_for("a call", lambda: len(ec2.calls) > before, 30)

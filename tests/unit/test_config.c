@@ -99,6 +99,9 @@ static const struct {
     {"ec2-types.conf", 1, "driver = ec2 needs ec2_types", "name instance types"},
     {"ec2-key.conf", 2, "driver = ec2 needs ssh_key", "name the file of the private key"},
     {"ec2-boot.conf", 4, "is longer than init_timeout_ms", "raise init_timeout_ms"},
+    {"ec2-price.conf", 4, "has no price of c5.large", "add c5.large=PRICE"},
+    {"ec2-prices.conf", 4, "t3.large:0.1, which is not TYPE=PRICE", "write such as"},
+    {"ec2-cost.conf", 5, "is not an amount", "give one such as 1.50"},
     {"ec2-min.conf", 4, "is above ec2_max", "raise ec2_max"},
     {"ssh-label.conf", 1, "has a label that is none", "use a-z"},
     {"docker-none.conf", 2, "driver = docker-hosts has no host", "add a line docker_host"},
@@ -785,6 +788,24 @@ static void test_main_warns_of_the_key_that_everybody_knows(void **state)
     expect_main((char *[]){name, NULL}, 42, "name=MILONGA_PROT did_you_mean=MILONGA_PORT");
 }
 
+static void test_ec2_prices(void **state)
+{
+    static const char prices[] = "c5.large=0.096, c5.large/spot=0.03,c5.large2=7,t3.nano=1";
+    (void)state;
+
+    assert_int_equal(config_money("0.085"), 85000);
+    assert_int_equal(config_money("12"), 12000000);
+    assert_int_equal(config_money("0.000001"), 1);
+    assert_int_equal(config_money(""), -1);
+    assert_int_equal(config_money("1,5"), -1);
+    assert_int_equal(config_money("-1"), -1);
+    assert_int_equal(config_money("0.0000001"), -1);
+    assert_int_equal(config_ec2_price(prices, "c5.large", false), 96000);
+    assert_int_equal(config_ec2_price(prices, "c5.large", true), 30000);
+    assert_int_equal(config_ec2_price(prices, "t3.nano", true), 1000000);
+    assert_int_equal(config_ec2_price(prices, "c5", false), -1);
+}
+
 #define TEST(f) cmocka_unit_test_setup(f, clean_environment)
 
 int main(void)
@@ -813,6 +834,7 @@ int main(void)
         TEST(test_docker_hosts),
         TEST(test_the_manual_shows_every_key_with_its_default),
         TEST(test_help_names_every_key),
+        TEST(test_ec2_prices),
         TEST(test_main_options),
         TEST(test_main_warns_of_the_key_that_everybody_knows),
     };

@@ -81,7 +81,9 @@ static const char *name_tag(const struct xml *image)
     return "";
 }
 
-static int ask_images(struct ec2 *e, int64_t deadline, struct image_list *ret, struct error *err)
+/* `account`: whose they are. */
+static int ask_images(struct ec2 *e, int64_t deadline, struct image_list *ret, char account[32],
+                      struct error *err)
 {
     char next[1024] = "";
 
@@ -97,8 +99,11 @@ static int ask_images(struct ec2 *e, int64_t deadline, struct image_list *ret, s
         if (r < 0)
             return r;
         for (const struct xml *i = xml_find(x, "imagesSet/item"); i; i = xml_next(i))
-            if (strcmp(xml_text(i, "imageState"), "available") == 0)
+            if (strcmp(xml_text(i, "imageState"), "available") == 0) {
+                const char *owner = xml_text(i, "imageOwnerId");
+                snprintf(account, 32, "%.31s", owner[0] ? owner : "self");
                 add_image(ret, name_tag(i), i);
+            }
         snprintf(next, sizeof(next), "%s", xml_text(x, "nextToken"));
         xml_free(x);
     } while (next[0]);
@@ -108,20 +113,24 @@ static int ask_images(struct ec2 *e, int64_t deadline, struct image_list *ret, s
 static int look_images(struct ec2 *e, struct error *err)
 {
     struct image_list l = {0};
+    char account[32] = "";
 
     pthread_mutex_lock(&e->b->set.lock);
     bool fresh = e->images_at > 0 && clock_mono_ms() - e->images_at < IMAGES_MS;
     pthread_mutex_unlock(&e->b->set.lock);
     if (fresh)
         return 0;
-    int r = ask_images(e, clock_mono_ms() + OPEN_MS, &l, err);
+    int r = ask_images(e, clock_mono_ms() + OPEN_MS, &l, account, err);
     if (r == 0) {
         pthread_mutex_lock(&e->b->set.lock);
         struct image_list old = {e->images, e->image_ct};
         e->images = l.list;
         e->image_ct = l.ct;
         e->images_at = clock_mono_ms();
+        memcpy(e->account, account, sizeof(e->account));
         pthread_mutex_unlock(&e->b->set.lock);
+        if (account[0] && e->sweeps) /* before that, what is there is to be taken over first */
+            ec2_ledger_account(e->ledger, account);
         l = old;
     }
     images_done(l.list, l.ct);
@@ -234,7 +243,8 @@ static const char *tired(struct ssh_host *h)
 
     if (closed(h))
         return "it is as old as ec2_max_age_s";
-    const char *wish = any_vacant(e) ? NULL : unmet(h->b);
+    bool room = any_vacant(e) && !(e->capped && is_quiet(e));
+    const char *wish = room ? NULL : unmet(h->b);
     if (wish && !host_has_image(&h->at, wish)) {
         snprintf(p->next, sizeof(p->next), "%s", wish);
         return "another image is waited for";
@@ -275,7 +285,7 @@ static int await_need(struct ec2 *e, struct ssh_host *h, struct error *err)
         h->at.tried = true; /* nobody is to wait for a vacant place at the start */
         if (p->next[0]) {
             memcpy(p->want, p->next, sizeof(p->want));
-        } else if (!is_quiet(e)) {
+        } else if (!p->want[0] && !is_quiet(e)) { /* else it was taken over */
             const char *wish = unmet(b);
             snprintf(p->want, sizeof(p->want), "%s", wish ? wish : "");
         }
@@ -326,6 +336,7 @@ static void be_quiet(struct ec2 *e, const struct error *err)
     pthread_mutex_lock(&e->b->set.lock);
     int64_t ms = clock_backoff_ms(++e->failures, QUIET_BASE_MS, QUIET_CAP_MS);
     e->quiet_until = clock_mono_ms() + ms;
+    e->capped = err->code == ENOSPC;
     snprintf(e->why, sizeof(e->why), "%s", err->msg);
     hosts_wake(&e->b->set);
     pthread_mutex_unlock(&e->b->set.lock);
@@ -380,7 +391,9 @@ static void free_ec2(struct ec2 *e)
         free(e->places[i].spec.name);
     free(e->places);
     images_done(e->images, e->image_ct);
+    ec2_ledger_free(e->ledger);
     ec2_api_free(e->api);
+    close(e->wake_fd);
     free(e);
 }
 
@@ -391,6 +404,7 @@ static void ec2_close(struct backend *b)
     bool started = e->sweeps;
 
     event_signal(b->set.stop_fd);
+    ec2_ledger_end(e->ledger);
     ec2_sweep_stop(e);
     hosts_stop(&b->set);
     ec2_api_stop_fd(e->api, -1);
@@ -467,9 +481,12 @@ static int ec2_open(const struct config *cfg, struct backend **ret, struct error
     struct error why = ERROR_INIT;
 
     e->cfg = cfg;
+    e->wake_fd = event_new();
     int r = check_ssh(cfg, err);
     if (r == 0)
         r = ec2_api_new(cfg->ec2_region, &e->api, err);
+    if (r == 0)
+        r = ec2_ledger_new(cfg, ec2_api_region(e->api), e->wake_fd, &e->ledger, err);
     if (r == 0)
         r = ssh_backend_new(cfg, &driver_ec2, (size_t)cfg->ec2_max, &e->b, err);
     if (r < 0) {
@@ -483,6 +500,8 @@ static int ec2_open(const struct config *cfg, struct backend **ret, struct error
     b->provided = e;
     b->set.supply = &supply_of_hosts;
     ec2_api_stop_fd(e->api, b->set.stop_fd);
+    e->pace = (struct ec2_pace){ec2_ledger_quiet, ec2_ledger_throttled, e->ledger};
+    ec2_api_pace(e->api, &e->pace);
     make_places(e, b);
     /* no rights, no keys: that does not pass by itself */
     if (look_images(e, &why) < 0 && why.class == ERR_PERMANENT) {
@@ -491,12 +510,15 @@ static int ec2_open(const struct config *cfg, struct backend **ret, struct error
         ec2_close(b);
         return -why.code;
     }
+    ec2_adopt(e);
     r = ssh_backend_start(b, err);
     if (r < 0) {
         ec2_close(b);
         return r;
     }
     ec2_sweep_start(e);
+    if (e->account[0])
+        ec2_ledger_account(e->ledger, e->account);
     *ret = b;
     return 0;
 }

@@ -24,6 +24,7 @@
 struct ec2_api {
     char *region, *url, *sigv4;
     int stop_fd;
+    const struct ec2_pace *pace; /* NULL for none */
     pthread_mutex_t lock;
     struct ec2_keys keys;
     unsigned throttled; /* throttled answers in a row, of any call */
@@ -253,8 +254,10 @@ static int once(struct ec2_api *a, const struct buf *form, int64_t deadline, str
 static bool await_turn(struct ec2_api *a, int64_t deadline)
 {
     for (;;) {
+        int64_t told = a->pace ? a->pace->quiet(a->pace->arg) : 0;
+        int64_t all = told > 0 ? clock_mono_ms() + told : 0;
         pthread_mutex_lock(&a->lock);
-        int64_t until = a->quiet_until;
+        int64_t until = all > a->quiet_until ? all : a->quiet_until;
         pthread_mutex_unlock(&a->lock);
         if (until <= clock_mono_ms())
             return true;
@@ -268,13 +271,17 @@ static bool await_turn(struct ec2_api *a, int64_t deadline)
 static void note_throttle(struct ec2_api *a, bool throttled)
 {
     pthread_mutex_lock(&a->lock);
-    a->throttled = throttled ? a->throttled + 1 : 0;
-    int64_t ms = throttled ? clock_backoff_ms(a->throttled, BACKOFF_MS, BACKOFF_CAP) : 0;
-    if (throttled)
-        a->quiet_until = clock_mono_ms() + ms;
+    unsigned times = a->throttled = throttled ? a->throttled + 1 : 0;
     pthread_mutex_unlock(&a->lock);
-    if (throttled)
-        log_event(LOG_WARN_, "ec2.throttled", "region", a->region, "quiet_ms", LOG_NUM(ms), NULL);
+    if (!throttled)
+        return;
+    int64_t ms = a->pace ? a->pace->throttled(a->pace->arg, times) : 0;
+    if (ms <= 0)
+        ms = clock_backoff_ms(times, BACKOFF_MS, BACKOFF_CAP);
+    pthread_mutex_lock(&a->lock);
+    a->quiet_until = clock_mono_ms() + ms;
+    pthread_mutex_unlock(&a->lock);
+    log_event(LOG_WARN_, "ec2.throttled", "region", a->region, "quiet_ms", LOG_NUM(ms), NULL);
 }
 
 static bool expired(const char *code)
@@ -363,6 +370,11 @@ void ec2_api_free(struct ec2_api *a)
 const char *ec2_api_region(const struct ec2_api *a)
 {
     return a->region;
+}
+
+void ec2_api_pace(struct ec2_api *a, const struct ec2_pace *pace)
+{
+    a->pace = pace;
 }
 
 void ec2_api_stop_fd(struct ec2_api *a, int fd)

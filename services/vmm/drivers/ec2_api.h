@@ -29,6 +29,16 @@ int ec2_api_new(const char *region, struct ec2_api **ret, struct error *err);
 /* No call may be under way. */
 void ec2_api_free(struct ec2_api *a);
 const char *ec2_api_region(const struct ec2_api *a);
+/* What more clients than one know of the account's limit. Both may take a moment, and say 0 when
+ * they cannot tell. */
+struct ec2_pace {
+    int64_t (*quiet)(void *arg); /* for how many ms EC2 is not to be called */
+    /* It has throttled us so many times in a row: for how many ms it is not to be called. */
+    int64_t (*throttled)(void *arg, unsigned times);
+    void *arg;
+};
+/* Borrowed for good. Before the first call that is to know it. */
+void ec2_api_pace(struct ec2_api *a, const struct ec2_pace *pace);
 /* Calls give up when it (an eventfd) is readable: those that only ask, at once; RunInstances and
  * TerminateInstances hear their answer first. */
 void ec2_api_stop_fd(struct ec2_api *a, int fd);

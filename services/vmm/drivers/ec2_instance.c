@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <uuid/uuid.h>
 
 #define POLL_MS     1000
 #define END_MS      15000
@@ -75,6 +74,18 @@ struct offer {
     bool spot;
 };
 
+/* Never above what is reserved for it. */
+static void spot_price(const struct config *cfg, const char *type, struct buf *form)
+{
+    cleanup_free char *most = NULL;
+    int64_t price = config_ec2_price(cfg->ec2_prices, type, true);
+
+    if (price <= 0)
+        return;
+    most = xasprintf("%lld.%06lld", (long long)(price / 1000000), (long long)(price % 1000000));
+    ec2_param(form, most, "InstanceMarketOptions.SpotOptions.MaxPrice");
+}
+
 static void run_form(const struct ec2 *e, const struct ssh_host *h, const char *ami,
                      const struct offer *o, const char *token, struct buf *form)
 {
@@ -105,6 +116,7 @@ static void run_form(const struct ec2 *e, const struct ssh_host *h, const char *
         ec2_param(form, "one-time", "InstanceMarketOptions.SpotOptions.SpotInstanceType");
         ec2_param(form, "terminate",
                   "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior");
+        spot_price(cfg, o->type, form);
     }
     tags(e, form, h, token);
 }
@@ -115,22 +127,29 @@ static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const str
     struct ec2_place *p = h->lent;
     struct buf form cleanup_buf = BUF_INIT(0);
     struct xml *x = NULL;
-    uuid_t uuid;
-    char token[37];
+    int64_t cost = config_ec2_price(e->cfg->ec2_prices, o->type, o->spot);
+    char token[EC2_TOKEN_MAX];
 
     /* A new one for each offer; ec2_call may repeat it, and gets the same instance. */
-    uuid_generate(uuid);
-    uuid_unparse_lower(uuid, token);
+    int r = ec2_ledger_claim(e->ledger, cost > 0 ? cost : 0, deadline, token, err);
+    if (r < 0) {
+        *outcome = (struct ec2_outcome){.trouble = r == -ENOSPC ? EC2_CAPACITY : EC2_AWAY};
+        return r;
+    }
     pthread_mutex_lock(&e->b->set.lock);
     snprintf(p->token, sizeof(p->token), "%s", token);
     p->unsure = true;
     pthread_mutex_unlock(&e->b->set.lock);
     run_form(e, h, ami, o, token, &form);
-    int r = ec2_call(e->api, &form, deadline, &x, outcome, err);
+    r = ec2_call(e->api, &form, deadline, &x, outcome, err);
     if (r < 0) {
         pthread_mutex_lock(&e->b->set.lock);
         p->unsure = outcome->unsure;
+        if (!p->unsure)
+            p->token[0] = '\0';
         pthread_mutex_unlock(&e->b->set.lock);
+        if (!outcome->unsure)
+            ec2_ledger_drop(e->ledger, token);
         return r;
     }
     const char *id = xml_text(x, "instancesSet/item/instanceId");
@@ -389,7 +408,9 @@ int ec2_begin(struct ec2 *e, struct ssh_host *h, struct error *err)
     size_t ami_len = strcspn(p->want, "+");
     cleanup_free char *ami = xstrndup(p->want, ami_len);
 
-    int r = launch(e, h, ami, p->want[ami_len] ? p->want + ami_len + 1 : "", deadline, err);
+    int r = 0;
+    if (!p->instance[0]) /* one that was taken over has it */
+        r = launch(e, h, ami, p->want[ami_len] ? p->want + ami_len + 1 : "", deadline, err);
     if (r == 0)
         r = await_running(e, h, deadline, err);
     if (r == 0)
@@ -439,6 +460,8 @@ void ec2_end(struct ec2 *e, struct ssh_host *h)
     }
     if (owed && p->token[0])
         ec2_owe(e, p->token);
+    else if (p->token[0])
+        ec2_ledger_drop(e->ledger, p->token);
     pthread_mutex_lock(&e->b->set.lock);
     p->unsure = false;
     p->token[0] = p->instance[0] = p->want[0] = '\0';

@@ -162,8 +162,8 @@ class Instance:
     def end(self, reason="Client.UserInitiatedShutdown"):
         """With the lock."""
         if self.state != "terminated":
-            if self.host.child and reason.startswith("Client."):  # given back; one that AWS takes may well be in use
-                self.left = self.host.leftovers()
+            if self.console_at and reason.startswith("Client."):  # given back; one that AWS takes may well be in use
+                self.left = [x for x in self.host.leftovers() if "process sh -c \nset -e" not in x]  # it boots still
             self.host.power_off()
             self.state, self.reason = "terminated", reason
 
@@ -178,7 +178,7 @@ class Instance:
                 "privateDnsName": "", "stateReason": {"code": self.reason, "message": self.reason},
                 "instanceType": self.type, "launchTime": self.launched.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
                 "placement": {"availabilityZone": self.zone},
-                "metadataOptions": self.options(),
+                "metadataOptions": self.options(), **({"instanceLifecycle": "spot"} if self.spot else {}),
                 **({"privateIpAddress": self.host.address, "ipAddress": self.host.address} if up else {}),
                 "tagSet": [{"key": k, "value": v} for k, v in self.tags.items()]}
 
@@ -195,6 +195,7 @@ class Ec2:
         self.instances, self.tokens, self.calls, self.refused = {}, {}, [], []
         self.boot_s, self.console_s, self.lag_s, self.apply_s = 0.2, 0.2, 0.3, 0.2
         self.page, self.stuck, self.imposter, self.room = 2, False, False, None
+        self.prices, self.dearest = {}, 0  # an hour, at any time
         self.faults, self.lost, self.no_room = [], [], set()
         self.numbers = itertools.count(len(farm.hosts) + 1)
         self.server = self._serve(self._answer)
@@ -391,6 +392,7 @@ class Ec2:
             raise Refusal("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
         i = Instance(self, next(self.numbers), asked, self.subnets[subnet])
         self.instances[i.id], self.tokens[token] = i, (asked, i)
+        self.dearest = max(self.dearest, sum(self.prices.get(i.type, 0) for i in self.alive()))
         return self._reservation(i)
 
     @staticmethod
