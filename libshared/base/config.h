@@ -169,6 +169,7 @@ struct config {
     char *ssh_dir;              /* /var/lib/milonga-host: ours on each host */
     int64_t ssh_dead_ms;        /* 8s: a host that does not answer for so long is lost */
     char *ec2_region;           /* "" = AWS_REGION */
+    char *ec2_template;         /* "lt-ID" or NAME, and ":VERSION"; "" = none */
     char *ec2_types;            /* instance types, the first that can be had; comma list */
     char *ec2_subnets;          /* comma list; "" = EC2's default */
     char *ec2_security_groups;  /* ids, comma list; "" = the subnet's default */
@@ -178,7 +179,9 @@ struct config {
     bool ec2_public;            /* no: reached by its private address */
     int64_t ec2_slots;          /* 1: jobs at once on an instance */
     bool ec2_spot;              /* no; yes: where there is none, on demand */
-    int64_t ec2_min;            /* 0: so many that are there do not end for being idle */
+    int64_t ec2_min;            /* 0: instances that are there whatever waits */
+    int64_t ec2_warm;           /* 0: free places for machines that are kept ahead of jobs */
+    char *ec2_warm_image;       /* of what, before any image was used; "" = then none */
     int64_t ec2_max;            /* 4: instances at once */
     int64_t ec2_idle_s;         /* 600 */
     int64_t ec2_max_age_s;      /* 1 day */

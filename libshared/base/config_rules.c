@@ -272,6 +272,15 @@ static const char *form_words(const char *text)
                : "holds something else than letters, digits, _ . and -, with commas between";
 }
 
+static const char *form_template(const char *text)
+{
+    const char *version = strchr(text, ':');
+
+    return only(text, "().-/_:$") && (!version || (version[1] && !strchr(version + 1, ':')))
+               ? NULL
+               : "is not a launch template; give lt-ID or its name, and if need be :VERSION";
+}
+
 static const char *form_images(const char *text)
 {
     size_t len;
@@ -328,6 +337,7 @@ static const struct {
     {"ssh_dir", form_path},
     {"ec2_region", form_words},
     {"ec2_types", form_words},
+    {"ec2_template", form_template},
     {"ec2_subnets", form_words},
     {"ec2_security_groups", form_words},
 };

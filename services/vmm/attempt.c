@@ -471,6 +471,13 @@ static bool blame_worker(struct run *r, const struct error *err)
     return r->stage > STAGE_WAIT && err->code == EPIPE && health_lost_machine(r->v->health);
 }
 
+/* Rented, and taken back? */
+static bool is_excused(const struct run *r)
+{
+    const struct driver *d = r->v->driver;
+    return r->m && r->stage >= STAGE_WAIT && d->excused && d->excused(r->m);
+}
+
 static void judge(struct run *r, int rc, struct error *err)
 {
     if (judge_stop(r))
@@ -513,7 +520,7 @@ static void judge(struct run *r, int rc, struct error *err)
                  (long long)r->v->cfg->wait_timeout_ms / 1000);
     else
         snprintf(why, sizeof(why), "%.399s", err->msg);
-    bool charge = !r->uncharged && !blame_worker(r, err);
+    bool charge = !r->uncharged && !blame_worker(r, err) && !is_excused(r);
     if (charge && r->a->charged >= (unsigned)r->v->cfg->job_retries) {
         r->result = (struct result){.kind = RESULT_COMMIT};
         verdict_gave_up(why, &r->result);

@@ -112,6 +112,9 @@ struct driver {
      * says that it was told to end). May take a round trip, and ends the machine. Before destroy.
      */
     enum machine_limit (*limit_hit)(struct machine *m);
+    /* Whether a machine that was lost was taken away, as may happen where it was rented: then its
+     * job is not charged. May take some seconds. Before destroy. NULL: never. */
+    bool (*excused)(struct machine *m);
     /* 0 when it can be had at once; before destroy. NULL: only the autodriver can tell. */
     int (*usage)(struct machine *m, struct machine_usage *ret);
     /* Every machine of this deployment and this vmm that exists at the backend, also of earlier

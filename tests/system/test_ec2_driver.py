@@ -360,6 +360,78 @@ def test_another_image_takes_the_place_of_an_idle_one(ec2, make_stack):
     assert not ec2.alive()
 
 
+# ---- ahead of jobs ----
+
+def test_instances_are_there_before_anybody_waits(ec2, make_ec2):
+    """The least that there are to be, of an image that no job has asked for yet; when that ends, another comes."""
+    s = make_ec2(ec2_min=1, ec2_warm_image="other_image", ec2_max=2, ec2_idle_s="1s")
+    wait_for("an instance", lambda: "event=host.up" in s.vmm.text(), 60)
+    [first] = ec2.alive()
+    assert first.image == "ami-0000000b"
+    time.sleep(3)  # it is idle for longer than it may be
+    assert ec2.alive() == [first]
+    ec2.reclaim(first)
+    wait_for("another one", lambda: ec2.alive() and ec2.alive() != [first], 60)
+
+
+def test_free_places_are_kept_ahead_of_jobs(ec2, make_ec2):
+    s = make_ec2(ec2_warm=1, ec2_warm_image=IMAGE, ec2_max=2, ec2_idle_s="2s")
+    wait_for("one", lambda: len(ec2.alive()) == 1, 30)
+    job = s.tango.submit("autograde:\n\t@echo begun; sleep 8; echo ended\n")
+    s.tango.wait_output(job[0], "begun", 60)
+    wait_for("one more", lambda: len(ec2.alive()) == 2, 30)
+    end_all(s, [job])
+    wait_for("one again", lambda: len(ec2.alive()) == 1, 30)
+    assert len(ec2.instances) == 2
+
+
+# ---- spot ----
+
+def test_an_instance_that_is_taken_back_gets_no_more_jobs(ec2, make_ec2):
+    """What runs there has time to end; the next goes elsewhere, and then it is given back. Nothing is charged."""
+    s = make_ec2(ec2_spot="yes", ec2_max=2, ec2_slots=2, ec2_idle_s="1h", job_retries=0)
+    job = s.tango.submit("autograde:\n\t@echo begun; sleep 12; echo ended\n")
+    s.tango.wait_output(job[0], "begun", 60)
+    [first] = ec2.alive()
+    assert first.spot
+    ec2.notice(first)
+    wait_for("the notice", lambda: "event=ec2.taken_back" in s.vmm.text(), 30)
+    end_all(s, [s.tango.submit("autograde:\n\t@echo elsewhere\n"), job])
+    assert len(ec2.instances) == 2 and "attempt.given_back" not in s.vmm.text()
+    wait_for("its end", lambda: first.state == "terminated", 30)
+    assert 'reason="AWS takes it back"' in s.vmm.text()
+
+
+def test_invariant_5_a_spot_instance_that_is_gone_charges_nobody(ec2, make_ec2):
+    """Without a notice that was seen: EC2 tells afterwards why. With no further try, a job that were charged would be given up."""
+    s = make_ec2(ec2_spot="yes", ec2_max=2, ec2_idle_s="1h", job_retries=0)
+    job = s.tango.submit("autograde:\n\t@echo begun; sleep 3; echo ended\n")
+    s.tango.wait_output(job[0], "begun", 60)
+    ec2.reclaim(ec2.alive()[0])
+    end_all(s, [job])
+    assert len(ec2.instances) == 2
+
+
+# ---- launch templates ----
+
+@pytest.mark.parametrize("name", ["lt-0000000a", "hosts:7"])
+def test_a_launch_template(ec2, probe, name):
+    """What is not said here is the template's; the image, the type and what keeps strangers out are ours."""
+    done = probe.job("echo from it", config={"ec2_template": name, "ec2_subnets": "", "ec2_key_name": ""})
+    assert done.out == "from it\n", done.err
+    [asked] = launches(ec2)
+    kind = "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName"
+    assert asked["LaunchTemplate"] == {kind: name.split(":")[0], "Version": name.partition(":")[2] or "$Default"}
+    [i] = ec2.instances.values()
+    assert i.zone == "eu-test-1b" and asked["MetadataOptions"]["HttpTokens"] == "required" and i.image == "ami-0000000a"
+
+
+def test_a_launch_template_that_is_not_there_is_named(ec2, probe):
+    done = probe.job("true", config={"ec2_template": "lt-0bad"})
+    assert done.returncode == 1 and "InvalidLaunchTemplateId.NotFoundException" in done.err and "lt-0bad" in done.err
+    assert not ec2.instances
+
+
 # ---- several vmms ----
 
 def end_all(stack, jobs, seconds=120):

@@ -174,7 +174,7 @@ static bool closed(const struct ssh_host *h)
     const struct ec2 *e = h->b->provided;
     const struct ec2_place *p = h->lent;
 
-    return clock_mono_ms() - p->made_ms > e->cfg->ec2_max_age_s * 1000;
+    return p->taken || clock_mono_ms() - p->made_ms > e->cfg->ec2_max_age_s * 1000;
 }
 
 /* Rooms that there are, or will be. */
@@ -193,6 +193,59 @@ static unsigned supply(const struct backend *b, const char *digest)
             ct += slots;
     }
     return ct;
+}
+
+/* The AMI that is kept ready: the one last used, or before any is, that of ec2_warm_image. */
+static const char *ready_image(const struct ec2 *e)
+{
+    for (size_t i = 0; i < e->image_ct && !e->recent[0]; i++)
+        if (strcmp(e->images[i].name, e->cfg->ec2_warm_image) == 0)
+            return e->images[i].ami;
+    return e->recent;
+}
+
+/* Instances of it that there are, or will be, and that are not too old; and the rooms on them that
+ * nobody has or waits for. */
+static int64_t count_ready(const struct backend *b, const char *ami, int64_t *ret_free)
+{
+    int64_t ct = 0;
+
+    *ret_free = supply(b, ami);
+    for (const struct host_waiter *w = b->set.waiters; w; w = w->next)
+        *ret_free -= serves(w->digest, ami);
+    for (size_t i = 0; i < b->host_ct; i++) {
+        const struct ec2_place *p = b->hosts[i].lent;
+        ct += (serves(p->want, ami) || serves(p->next, ami)) &&
+              !(b->hosts[i].at.state == HOST_UP && closed(&b->hosts[i]));
+    }
+    return ct;
+}
+
+/* What is to be had before anybody waits for it; NULL when there is enough. */
+static const char *ahead(const struct backend *b)
+{
+    const struct ec2 *e = b->provided;
+    const char *ami = ready_image(e);
+    int64_t free_ct;
+
+    if (!ami[0] || count_ready(b, ami, &free_ct) >= e->cfg->ec2_max)
+        return NULL;
+    return count_ready(b, ami, &free_ct) < e->cfg->ec2_min || free_ct < e->cfg->ec2_warm ? ami
+                                                                                         : NULL;
+}
+
+/* An idle one that has to stay, for there would be too few without it. */
+static bool is_kept(const struct ssh_host *h)
+{
+    const struct ec2 *e = h->b->provided;
+    const struct ec2_place *p = h->lent;
+    const char *ami = ready_image(e);
+    int64_t free_ct;
+
+    if (!ami[0] || !serves(p->want, ami))
+        return false;
+    return count_ready(h->b, ami, &free_ct) <= e->cfg->ec2_min ||
+           free_ct - h->at.spec->slots < e->cfg->ec2_warm;
 }
 
 /* What the first of those waits for whom there will be no room. */
@@ -239,8 +292,9 @@ static const char *tired(struct ssh_host *h)
     const struct ec2 *e = h->b->provided;
     struct ec2_place *p = h->lent;
     int64_t now = clock_mono_ms();
-    size_t up = 0;
 
+    if (p->taken)
+        return "AWS takes it back";
     if (closed(h))
         return "it is as old as ec2_max_age_s";
     bool room = any_vacant(e) && !(e->capped && is_quiet(e));
@@ -249,9 +303,7 @@ static const char *tired(struct ssh_host *h)
         snprintf(p->next, sizeof(p->next), "%s", wish);
         return "another image is waited for";
     }
-    for (size_t i = 0; i < h->b->host_ct; i++)
-        up += h->b->hosts[i].at.state == HOST_UP;
-    if (now - p->idle_ms > e->cfg->ec2_idle_s * 1000 && up > (size_t)e->cfg->ec2_min)
+    if (now - p->idle_ms > e->cfg->ec2_idle_s * 1000 && !is_kept(h))
         return "idle";
     return NULL;
 }
@@ -265,8 +317,11 @@ static const char *why_not(struct hosts *set)
 
 static void touched(struct ssh_host *h)
 {
+    struct ec2 *e = h->b->provided;
     struct ec2_place *p = h->lent;
 
+    if (p->want[0])
+        snprintf(e->recent, sizeof(e->recent), "%.*s", (int)strcspn(p->want, "+"), p->want);
     p->idle_ms = clock_mono_ms();
 }
 
@@ -287,6 +342,8 @@ static int await_need(struct ec2 *e, struct ssh_host *h, struct error *err)
             memcpy(p->want, p->next, sizeof(p->want));
         } else if (!p->want[0] && !is_quiet(e)) { /* else it was taken over */
             const char *wish = unmet(b);
+            if (!wish)
+                wish = ahead(b);
             snprintf(p->want, sizeof(p->want), "%s", wish ? wish : "");
         }
         p->next[0] = '\0';
@@ -325,8 +382,13 @@ static int acquire(struct ssh_host *h, struct error *err)
 static void came(struct ssh_host *h)
 {
     struct ec2 *e = h->b->provided;
+    struct ec2_place *p = h->lent;
 
     e->failures = 0;
+    p->life = h->at.life;
+    memcpy(p->lived, p->instance, sizeof(p->lived));
+    p->lived_spot = p->spot[0] != '\0';
+    p->lived_taken = false;
     touched(h);
 }
 
@@ -361,6 +423,7 @@ static const struct ssh_provider provider = {
     .tired = tired,
     .closed = closed,
     .touched = touched,
+    .excused = ec2_excused,
 };
 
 static const struct host_supply supply_of_hosts = {.could = could, .why = why_not};
@@ -534,6 +597,7 @@ const struct driver driver_ec2 = {
     .read = ssh_read,
     .destroy = ssh_destroy,
     .limit_hit = ssh_limit_hit,
+    .excused = ssh_excused,
     .list = ssh_list,
     .reap = ssh_reap,
     .fits = ssh_fits,

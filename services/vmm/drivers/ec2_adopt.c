@@ -64,6 +64,7 @@ static const char *take(struct ec2 *e, const struct xml *i, const char *token, i
     snprintf(p->token, sizeof(p->token), "%s", token);
     snprintf(p->instance, sizeof(p->instance), "%s", id);
     snprintf(p->type, sizeof(p->type), "%s", type);
+    snprintf(p->spot, sizeof(p->spot), "%s", xml_text(i, "spotInstanceRequestId"));
     p->made_ms = clock_mono_ms() - age;
     p->idle_ms = clock_mono_ms();
     int64_t cost = config_ec2_price(e->cfg->ec2_prices, type, spot);

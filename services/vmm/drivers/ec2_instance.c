@@ -74,6 +74,17 @@ struct offer {
     bool spot;
 };
 
+/* lt-ID or NAME, and :VERSION. What stands beside it in the form wins over it. */
+static void template(const char *text, struct buf *form)
+{
+    size_t len = strcspn(text, ":");
+    cleanup_free char *name = xstrndup(text, len);
+
+    ec2_param(form, name, "LaunchTemplate.%s",
+              strncmp(name, "lt-", 3) == 0 ? "LaunchTemplateId" : "LaunchTemplateName");
+    ec2_param(form, text[len] ? text + len + 1 : "$Default", "LaunchTemplate.Version");
+}
+
 /* Never above what is reserved for it. */
 static void spot_price(const struct config *cfg, const char *type, struct buf *form)
 {
@@ -94,6 +105,8 @@ static void run_form(const struct ec2 *e, const struct ssh_host *h, const char *
     char group[64];
 
     ec2_form(form, "RunInstances");
+    if (cfg->ec2_template[0])
+        template(cfg->ec2_template, form);
     ec2_param(form, ami, "ImageId");
     ec2_param(form, o->type, "InstanceType");
     ec2_param(form, "1", "MinCount");
@@ -156,9 +169,14 @@ static int ask_for(struct ec2 *e, struct ssh_host *h, const char *ami, const str
     pthread_mutex_lock(&e->b->set.lock);
     snprintf(p->instance, sizeof(p->instance), "%s", id);
     snprintf(p->type, sizeof(p->type), "%s", o->type);
+    snprintf(p->spot, sizeof(p->spot), "%s",
+             xml_text(x, "instancesSet/item/spotInstanceRequestId"));
     p->made_ms = p->idle_ms = clock_mono_ms();
     p->unsure = id[0] == '\0';
+    bool spot = p->spot[0] != '\0';
     pthread_mutex_unlock(&e->b->set.lock);
+    if (spot)
+        event_signal(e->wake_fd); /* whose notices are looked for */
     log_event(LOG_INFO_, "ec2.instance", "host", h->at.spec->name, "instance", id, "image", ami,
               "type", o->type, "subnet", o->subnet, "market", o->spot ? "spot" : "on-demand", NULL);
     r = id[0] ? 0 : err_set(err, ERR_TEMPORARY, EPROTO, "RunInstances: no instance in the answer");
@@ -463,8 +481,8 @@ void ec2_end(struct ec2 *e, struct ssh_host *h)
     else if (p->token[0])
         ec2_ledger_drop(e->ledger, p->token);
     pthread_mutex_lock(&e->b->set.lock);
-    p->unsure = false;
-    p->token[0] = p->instance[0] = p->want[0] = '\0';
+    p->unsure = p->taken = false;
+    p->spot[0] = p->token[0] = p->instance[0] = p->want[0] = '\0';
     pthread_mutex_unlock(&e->b->set.lock);
     h->reach = (struct ssh_reach){.address = ""};
 }

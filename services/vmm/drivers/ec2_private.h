@@ -38,6 +38,13 @@ struct ec2_place {
     bool unsure;               /* what came of asking with it is not known */
     char instance[32];         /* "" while it is not known */
     char type[48];
+    char spot[32]; /* the request of a spot instance; "" for one on demand */
+    bool taken;    /* AWS has said that it takes it back, and when: */
+    int64_t taken_ms;
+    /* of the connection `life`, and still known when it is over */
+    uint64_t life;
+    char lived[32]; /* its instance */
+    bool lived_spot, lived_taken;
     int64_t made_ms, idle_ms; /* mono */
 };
 
@@ -61,12 +68,13 @@ struct ec2 {
     struct ec2_owed *owed;
     struct ec2_image *images;
     size_t image_ct;
-    char account[32];    /* "" while it is not known */
-    int64_t images_at;   /* 0: never */
-    int64_t quiet_until; /* no instance is asked for before */
-    unsigned failures;   /* of asking, in a row */
-    bool capped;         /* the last one by a bound: of money, of the account, of EC2 */
-    char why[480];       /* of the last one */
+    char recent[EC2_DIGEST_MAX]; /* the AMI that was last used; "" for none */
+    char account[32];            /* "" while it is not known */
+    int64_t images_at;           /* 0: never */
+    int64_t quiet_until;         /* no instance is asked for before */
+    unsigned failures;           /* of asking, in a row */
+    bool capped;                 /* the last one by a bound: of money, of the account, of EC2 */
+    char why[480];               /* of the last one */
 };
 
 /* ---- ec2_instance.c ---- */
@@ -106,6 +114,16 @@ void ec2_sweep_stop(struct ec2 *e);
 /* Before any host is started: places for the instances of an earlier life of this vmm. What is not
  * taken over nobody claims, and so is the reaper's. */
 void ec2_adopt(struct ec2 *e);
+
+/* ---- ec2_spot.c ---- */
+
+/* Of the sweeper's thread: asks which spot instances AWS takes back. Those get no more jobs, and
+ * are given up a little before their time. */
+void ec2_spot_look(struct ec2 *e, int64_t deadline);
+/* True while there is a spot instance. */
+bool ec2_spot_any(struct ec2 *e);
+/* Whether AWS has ended, or is about to end, the instance of that connection. */
+bool ec2_excused(struct ssh_host *h, uint64_t life);
 
 /* ---- ec2_reap.c: of the sweeper's thread ---- */
 

@@ -11,6 +11,7 @@
 
 #define SWEEP_MS  30000
 #define AGAIN_MS  1000
+#define SPOT_MS   5000  /* of the two minutes that AWS gives notice */
 #define SETTLE_MS 60000 /* EC2 tells all that it has made by then */
 
 /* ---- what is at EC2 ---- */
@@ -204,11 +205,20 @@ static int look(struct ec2 *e, struct ec2_reaper *reaper, bool all, struct error
     return r;
 }
 
+/* When the next look is due. */
+static int64_t next_look(struct ec2 *e, int64_t due, bool soon)
+{
+    int64_t now = clock_mono_ms();
+    int64_t again = soon ? now + AGAIN_MS : ec2_spot_any(e) ? now + SPOT_MS : due;
+
+    return again < due ? again : due;
+}
+
 static void *sweeper_main(void *arg)
 {
     struct ec2 *e = arg;
     struct ec2_reaper *reaper = ec2_reaper_new();
-    int64_t due = clock_mono_ms(), again;
+    int64_t due = clock_mono_ms(), spot_at = 0;
     bool called = true;
     int r;
 
@@ -220,8 +230,11 @@ static void *sweeper_main(void *arg)
             log_event(LOG_WARN_, "ec2.unswept", "reason", err.msg, NULL);
         if (timely)
             due = clock_mono_ms() + e->cfg->ec2_reap_ms;
-        again = clock_mono_ms() + AGAIN_MS;
-    } while (rest(e, (r < 0 || owes(e)) && again < due ? again : due, &called));
+        if (clock_mono_ms() >= spot_at) {
+            ec2_spot_look(e, clock_mono_ms() + SWEEP_MS);
+            spot_at = clock_mono_ms() + SPOT_MS - 1;
+        }
+    } while (rest(e, next_look(e, due, r < 0 || owes(e)), &called));
     ec2_reaper_free(reaper);
     return NULL;
 }

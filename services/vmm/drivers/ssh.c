@@ -326,6 +326,14 @@ enum machine_limit ssh_limit_hit(struct machine *m)
     return s->oom ? MACHINE_LIMIT_MEMORY : MACHINE_LIMIT_NONE;
 }
 
+bool ssh_excused(struct machine *m)
+{
+    struct ssh_machine *s = m->priv;
+    struct ssh_host *h = ssh_host(s->at.host);
+
+    return h->b->provider && h->b->provider->excused(h, s->at.life);
+}
+
 bool ssh_fits(struct machine *m, const struct machine_spec *spec)
 {
     const struct ssh_machine *s = m->priv;

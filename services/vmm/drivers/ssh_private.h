@@ -75,6 +75,9 @@ struct ssh_provider {
     bool (*closed)(const struct ssh_host *h);
     /* With the lock: a machine of the host has come or gone. */
     void (*touched)(struct ssh_host *h);
+    /* Whether what was lost with that connection was taken by whom it was rented from. By a slot's
+     * thread; may take some seconds. */
+    bool (*excused)(struct ssh_host *h, uint64_t life);
 };
 
 struct backend {
@@ -138,6 +141,7 @@ int ssh_initialize(struct backend *b, const struct machine_spec *spec, int64_t d
 ssize_t ssh_read(struct machine *m, void *data, size_t len);
 void ssh_destroy(struct machine *m, int64_t deadline);
 enum machine_limit ssh_limit_hit(struct machine *m);
+bool ssh_excused(struct machine *m);
 bool ssh_fits(struct machine *m, const struct machine_spec *spec);
 unsigned ssh_slots(struct backend *b);
 int ssh_list(struct backend *b, void (*each)(void *arg, const char *name), void *arg,

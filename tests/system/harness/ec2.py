@@ -135,6 +135,7 @@ class Instance:
         self.double, self.id, self.asked, self.zone = double, f"i-{number:017x}", asked, zone
         self.type, self.image = asked["InstanceType"], asked["ImageId"]
         self.spot = asked.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        self.request, self.status = f"sir-{number:08x}" if self.spot else None, "fulfilled"
         self.tags = {t["Key"]: t["Value"] for s in asked.get("TagSpecifications", []) if s["ResourceType"] == "instance"
                      for t in s["Tags"]}
         self.state, self.reason, self.metadata, self.metadata_at = "pending", "", "enabled", 0
@@ -178,7 +179,7 @@ class Instance:
                 "privateDnsName": "", "stateReason": {"code": self.reason, "message": self.reason},
                 "instanceType": self.type, "launchTime": self.launched.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
                 "placement": {"availabilityZone": self.zone},
-                "metadataOptions": self.options(), **({"instanceLifecycle": "spot"} if self.spot else {}),
+                "metadataOptions": self.options(), **({"instanceLifecycle": "spot", "spotInstanceRequestId": self.request} if self.spot else {}),
                 **({"privateIpAddress": self.host.address, "ipAddress": self.host.address} if up else {}),
                 "tagSet": [{"key": k, "value": v} for k, v in self.tags.items()]}
 
@@ -195,6 +196,8 @@ class Ec2:
         self.instances, self.tokens, self.calls, self.refused = {}, {}, [], []
         self.boot_s, self.console_s, self.lag_s, self.apply_s = 0.2, 0.2, 0.3, 0.2
         self.page, self.stuck, self.imposter, self.room = 2, False, False, None
+        self.templates = {"lt-0000000a": {"SubnetId": "subnet-b", "KeyName": "of the template"}}
+        self.templates["hosts"] = self.templates["lt-0000000a"]
         self.prices, self.dearest = {}, 0  # an hour, at any time
         self.faults, self.lost, self.no_room = [], [], set()
         self.numbers = itertools.count(len(farm.hosts) + 1)
@@ -228,8 +231,13 @@ class Ec2:
             self.instances[i.id] = i
             return i
 
+    def notice(self, instance):
+        """It will be taken back in two minutes."""
+        instance.status = "marked-for-termination"
+
     def reclaim(self, instance):
         with self.lock:
+            instance.status = "instance-terminated-no-capacity"
             instance.end("Server.SpotInstanceTermination")
 
     def count(self, action):
@@ -366,7 +374,21 @@ class Ec2:
             for n, (i, name) in enumerate(self.images.items())])
         return {"imagesSet": items, **more}
 
+    def _from_template(self, asked):
+        """What a launch template has, and the call has not."""
+        named = asked.get("LaunchTemplate")
+        if not named:
+            return asked
+        ids = [named[k] for k in ("LaunchTemplateId", "LaunchTemplateName") if k in named]
+        if len(ids) != 1:
+            raise Refusal("InvalidLaunchTemplate", "either an id or a name")
+        if ids[0] not in self.templates:
+            kind = "Id" if ids[0].startswith("lt-") else "Name"
+            raise Refusal(f"InvalidLaunchTemplate{kind}.NotFoundException", f"The specified launch template, {ids[0]}, does not exist.")
+        return {**self.templates[ids[0]], **asked}
+
     def _RunInstances(self, asked):
+        asked = self._from_template(asked)
         for needed in ("ImageId", "InstanceType", "ClientToken"):
             if needed not in asked:
                 raise Refusal("MissingParameter", f"The request must contain the parameter {needed}")
@@ -427,6 +449,16 @@ class Ec2:
         items, more = self._pages(asked, [self._reservation(i) for i in found]) if "InstanceIds" not in asked else \
             ([self._reservation(i) for i in found], {})
         return {"reservationSet": items, **more}
+
+    def _DescribeSpotInstanceRequests(self, asked):
+        by = {i.request: i for i in self.instances.values() if i.request}
+        unknown = [r for r in asked["SpotInstanceRequestIds"] if r not in by]
+        if unknown:
+            raise Refusal("InvalidSpotInstanceRequestID.NotFound", f"The spot instance request ID '{unknown[0]}' does not exist")
+        return {"spotInstanceRequestSet": [
+            {"spotInstanceRequestId": r, "instanceId": by[r].id, "type": "one-time",
+             "state": "active" if by[r].state in ("pending", "running") else "closed",
+             "status": {"code": by[r].status, "message": by[r].status}} for r in asked["SpotInstanceRequestIds"]]}
 
     def _TerminateInstances(self, asked):
         found = self._known(asked["InstanceIds"])
