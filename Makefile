@@ -1,5 +1,5 @@
 # Milonga. `make help` lists the targets. Knobs: CC= SANITIZE=address,undefined DEVELOPER=1 V=1 BUILD= PREFIX= DESTDIR=
-# CRASHPOINTS=1: processes that die at a named point (tests/chaos), in build/crash   chaos: SEED= MINUTES= DRIVER=   soak: MINUTES=
+# CRASHPOINTS=1: processes that die at a named point (tests/chaos), in build/crash   chaos: SEED= MINUTES= DRIVER=   soak, overload: MINUTES=
 # run: ONCE=1 PORT= DATA_DIR= DRIVER=oci|docker IMAGE= RESTFUL_KEY=   system: PYTEST_ARGS=   fuzz: FUZZ_SECONDS=   bench: BENCH_ARGS=
 CC       ?= gcc
 SANITIZE ?=
@@ -46,7 +46,7 @@ TELL      := -DMILONGA_VERSION='"$(VERSION)"'
 $(call obj,$(VERSIONED)) $(patsubst %.c,$(B)/fuzz/obj/%.o,$(VERSIONED)): CPPFLAGS += $(TELL)
 
 .SECONDARY:
-.PHONY: all deps run test check system states points guards chaos soak fuzz model bench lint format install clean deb compose packages help
+.PHONY: all deps run test check system states points guards chaos soak overload fuzz model bench lint format install clean deb compose packages help
 all: $(PROGRAMS) ## build everything (default)
 
 $(B)/obj/%.o: %.c | $(LUA_INC)

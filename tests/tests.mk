@@ -50,6 +50,8 @@ guards: ## builds with one guard taken out each, which the judge has to notice
 	MILONGA_BUILD=$(abspath $(B))/crash CC="$(CC)" $(PYTHON) tests/chaos/guards.py
 chaos: all ## services under load and faults for MINUTES by the plan of SEED; DRIVER=null|oci|docker
 	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) tests/chaos/chaos.py $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),1) --driver $(or $(DRIVER),null) $(CHAOS_ARGS)
+overload: all ## ten times what the machines can do for MINUTES (3): what is done, what is refused, what grows
+	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) tests/chaos/overload.py --minutes $(or $(MINUTES),3) $(OVERLOAD_ARGS)
 soak: all ## modest load for MINUTES (60): memory, descriptors and threads come back to where they began
 	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) tests/chaos/soak.py --minutes $(or $(MINUTES),60) $(SOAK_ARGS)
 model: ## the protocol's model, whole and without each of its guards (docs/model.md)

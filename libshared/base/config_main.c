@@ -1,5 +1,6 @@
 #include "base/config_private.h"
 #include "base/mem.h"
+#include "base/name.h"
 
 #include <ctype.h>
 #include <getopt.h>
@@ -76,7 +77,7 @@ static void warn_of_variables(void)
 static void warn_of_keys(const struct config *c)
 {
     for (size_t i = 0; i < c->key_ct; i++)
-        if (strcmp(c->key_list[i].key, "test") == 0)
+        if (key_equal(c->key_list[i].key, strlen(c->key_list[i].key), "test", 4))
             log_event(LOG_WARN_, "config.default_key", "tenant", c->key_list[i].tenant, "reason",
                       "THE KEY IS \"test\", WHICH EVERYBODY KNOWS: anyone who reaches the api can "
                       "run programs; set keys, MILONGA_KEYS or RESTFUL_KEY",
