@@ -28,8 +28,9 @@ GUARDS = {
                         ("services/vmm/report.c", "    tell(a, &script_commit, r->result->counter ? 10 : 9, argv);",
                          "    tell(a, &script_commit, r->result->counter ? 10 : 9, argv);\n    store_put(a->v->store, late.data, late.len, &info, NULL);")],
                        "--services vmm --how die --only redis.commit.after", "no feedback"),
-    # a vmm whose name was registered anew goes on under its old epoch
-    "epoch": ([("services/vmm/lua/renew.lua", "if h[1] ~= ARGV[2] or h[2] ~= 'up'", "if h[2] ~= 'up'")],
+    # a vmm whose name was registered anew goes on under its old epoch; that what was begun is not brought again would hide it
+    "epoch": ([("services/vmm/lua/renew.lua", "if h[1] ~= ARGV[2] or h[2] ~= 'up'", "if h[2] ~= 'up'"),
+               ("services/vmm/lua/renew.lua", "if not held[id] and state ~= 'a' then", "if false then")],
               "--services vmm --how twin --only vmm.run.started", "one token twice"),
     # and takes what was assigned to the other
     "epoch of an assignment": ([("services/vmm/agent.c", "bool take = meant && ", "(void)meant;\n    bool take = ")],

@@ -8,6 +8,7 @@ import pathlib
 import resource
 import shutil
 import socket
+import struct
 import subprocess
 import time
 
@@ -224,7 +225,7 @@ FAKETIME = next(iter(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.
 @pytest.mark.skipif(not FAKETIME, reason="needs faketime")
 @pytest.mark.parametrize("jump", ["+1h", "-1h"])
 def test_the_clock_jumps(make_stack, receiver, jump, tmp_path):
-    """Of all services, while a job runs. (redis-server's allocator does not start under libfaketime.)"""
+    """Of all services, while a job runs."""
     now = tmp_path / "offset"
     now.write_text("+0")
     stack = make_stack(driver="oci", start=False)
@@ -240,4 +241,25 @@ def test_the_clock_jumps(make_stack, receiver, jump, tmp_path):
     for p in [stack.vmm, stack.dispatcher]:
         last = time.mktime(time.strptime(p.text().rstrip().rsplit("time=", 1)[1][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
         assert abs(abs(last - time.time()) - 3600) < 300, p.tail(2)
+    stack.stop()
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_the_clock_of_redis_jumps(make_stack, receiver, jump_s, tmp_path):
+    """While a job runs. Not by libfaketime, under which redis-server's
+    allocator does not start."""
+    shim, offset = tmp_path / "wall_clock.so", tmp_path / "offset"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", shim, pathlib.Path(__file__).parent / "harness/wall_clock.c"], check=True)
+    offset.write_bytes(struct.pack("q", 0))
+    stack = make_stack(driver="oci", start=False, dup_window_ms="60s")
+    stack.redis.process.env.update(LD_PRELOAD=str(shim), WALL_CLOCK=str(offset))
+    stack.start()
+    job = Running(stack, receiver, "autograde:\n\t@echo one; sleep 4; echo two\n")
+    leader = stack.redis.client.hget("{milonga}:lead", "epoch")
+    with open(offset, "r+b") as f:
+        f.write(struct.pack("q", jump_s * 1000))
+    assert abs(stack.redis.client.time()[0] - time.time() - jump_s) < 60
+    job.check(60)
+    assert stack.redis.client.hget("{milonga}:lead", "epoch") == leader, "no lease goes by that clock"
+    served_again(stack)
     stack.stop()

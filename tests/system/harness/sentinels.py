@@ -7,7 +7,6 @@ Needs root, util-linux and iproute2.
 """
 
 import os
-import pathlib
 import shutil
 import subprocess
 
