@@ -44,7 +44,7 @@ GROWN_BYTES = 1 << 20
 SAMPLE_S = 5
 SETTINGS = {"slots": "16", "pool_size": "2", "beat_ms": "500ms", "lease_ms": "3s", "leader_lease_ms": "2s", "reap_interval_ms": "10s",
             "redis_timeout_ms": "5s", "pipe_lease_ms": "10s", "dup_window_ms": "10s", "dead_max_jobs": "2000", "rejected_max_jobs": "100",
-            "collect_interval_s": "5s", "collect_grace_s": "20s", "log_level": "warn"}
+            "collect_interval_s": "5s", "collect_grace_s": "20s", "collect_quiet_s": "0", "log_level": "warn"}
 QUIET_S = 60  # longer than every one of those, and than an idle connection is kept
 
 
