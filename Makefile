@@ -74,6 +74,7 @@ endef
 api_LIBS := -lh2o-evloop -lssl
 vmm_LIBS := -lssl
 test_client_LIBS := -lssl
+test_vmm_docker_tls_LIBS := -lssl
 $(foreach s,$(SERVICES),$(eval $(call service_rule,$(s))))
 $(B)/milonga: $(call obj,$(client_SRC)) $(call obj,$(VMM_LIB_SRC)) $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(vmm_LIBS) $(LDLIBS)

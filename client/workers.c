@@ -30,6 +30,22 @@ static void vmm_row(struct table *t, const json_t *v)
 
 #define VMM_TITLES "VMM STATE DRIVER >RUNNING >SLOTS LABELS >IMAGES VERSION REASON"
 
+/* A line for each host that its machines are on. */
+static void host_rows(struct table *t, const json_t *vmm)
+{
+    size_t i;
+    json_t *h;
+
+    json_array_foreach(json_object_get(vmm, "hosts"), i, h)
+    {
+        table_cell(t, "  %s", show_text(h, "name"));
+        table_cell(t, "%s", show_text(h, "state"));
+        for (int empty = 0; empty < 6; empty++)
+            table_cell(t, "%s", "");
+        table_cell(t, "%s", show_text(h, "reason"));
+    }
+}
+
 static void show_vmms(const struct client *c, const json_t *answer)
 {
     struct table *t = table_new(VMM_TITLES);
@@ -37,7 +53,11 @@ static void show_vmms(const struct client *c, const json_t *answer)
     json_t *v;
 
     (void)c;
-    json_array_foreach(json_object_get(answer, "vmms"), i, v) vmm_row(t, v);
+    json_array_foreach(json_object_get(answer, "vmms"), i, v)
+    {
+        vmm_row(t, v);
+        host_rows(t, v);
+    }
     table_print(t, stdout, terminal_width(), "no vmm has registered");
     table_free(t);
 }
@@ -48,6 +68,7 @@ static void show_vmm(const struct client *c, const json_t *vmm)
 
     (void)c;
     vmm_row(t, vmm);
+    host_rows(t, vmm);
     table_print(t, stdout, terminal_width(), "no vmm has registered");
     table_free(t);
 }

@@ -272,6 +272,13 @@ static void take_certificates(struct entry *e)
     }
 }
 
+/* What is written alike; what is one engine all the same shows when it is connected to. */
+static bool same_engine(const struct config_docker_host *h, const struct entry *e)
+{
+    return strcmp(h->scheme, e->docker.scheme) == 0 && strcmp(h->socket, e->docker.socket) == 0 &&
+           strcmp(h->at.address, e->host.address) == 0 && h->at.port == e->host.port;
+}
+
 static void check_docker(struct entry *e)
 {
     const struct config *c = e->l->config;
@@ -285,6 +292,8 @@ static void check_docker(struct entry *e)
     for (size_t i = 0; i < c->docker_host_ct; i++)
         if (strcmp(c->docker_hosts[i].at.name, e->host.name) == 0)
             problem(e, "has the name of another host; give each a name of its own");
+        else if (same_engine(&c->docker_hosts[i], e))
+            problem(e, "has the engine of another line; remove one of the two");
 }
 
 /* ---- the whole ---- */

@@ -145,6 +145,8 @@ struct core_answer {
     size_t pool_ct;
     const struct core_idle *idle; /* pools: vmms that are up and take no jobs */
     size_t idle_ct;
+    const struct core_idle *out; /* pools: VMM/HOST of hosts that are not used */
+    size_t out_ct;
     const char *text;   /* jobs: what render() wrote; page: the next cursor */
     const char *detail; /* lookup, accept (CORE_SAME): digest of the request that was accepted */
     const struct core_job *job;

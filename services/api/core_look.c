@@ -222,7 +222,7 @@ static void pools_came(void *p, const char *status, redisReply *r, const char *w
     struct core_answer a = {.status = CORE_OK};
     struct core_pool *pools;
     struct core_idle *idle;
-    size_t first, idle_ct;
+    size_t first = 4, idle_ct, out_ct;
 
     if (!status) {
         core_fail(op, why);
@@ -232,8 +232,13 @@ static void pools_came(void *p, const char *status, redisReply *r, const char *w
     pools = xcalloc(r->elements / 2 + 1, sizeof(*pools));
     idle = xcalloc(r->elements / 2 + 1, sizeof(*idle));
     idle_ct = strtoull(core_text(r, 2), NULL, 10);
-    for (first = 3; a.idle_ct < idle_ct && first + 1 < r->elements; first += 2)
+    out_ct = strtoull(core_text(r, 3), NULL, 10);
+    for (; a.idle_ct < idle_ct && first + 1 < r->elements; first += 2)
         idle[a.idle_ct++] = (struct core_idle){core_text(r, first), core_text(r, first + 1)};
+    a.out = idle + a.idle_ct;
+    for (; a.out_ct < out_ct && first + 1 < r->elements; first += 2)
+        idle[a.idle_ct + a.out_ct++] =
+            (struct core_idle){core_text(r, first), core_text(r, first + 1)};
     for (size_t i = first; i + 1 < r->elements; i += 2) {
         const char *image = core_text(r, i), *ids = core_text(r, i + 1);
         const char *semicolon = strchr(ids, ';');

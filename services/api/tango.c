@@ -285,6 +285,21 @@ static void out_ids(struct buf *b, const char *key, const unsigned *ids, size_t 
     buf_appends(b, "]");
 }
 
+static void out_reasons(struct buf *b, const char *key, const struct core_idle *list, size_t ct)
+{
+    if (ct == 0)
+        return;
+    out_key(b, key, false);
+    buf_appends(b, "{");
+    for (size_t i = 0; i < ct; i++) {
+        buf_appends(b, i ? ", " : "");
+        out_cstr(b, list[i].vmm);
+        buf_appends(b, ": ");
+        out_cstr(b, list[i].why);
+    }
+    buf_appends(b, "}");
+}
+
 static void pools_came(void *arg, const struct core_answer *a)
 {
     struct call *c = arg;
@@ -318,15 +333,10 @@ static void pools_came(void *arg, const struct core_answer *a)
         buf_appends(&b, "}");
     }
     buf_appends(&b, "}");
-    for (size_t i = 0; i < a->idle_ct; i++) { /* why jobs wait although a worker is up */
-        if (i == 0)
-            out_key(&b, "draining", false);
-        buf_appends(&b, i ? ", " : "{");
-        out_cstr(&b, a->idle[i].vmm);
-        buf_appends(&b, ": ");
-        out_cstr(&b, a->idle[i].why);
-    }
-    buf_appends(&b, a->idle_ct ? "}}" : "}");
+    /* why jobs wait although a worker is up */
+    out_reasons(&b, "draining", a->idle, a->idle_ct);
+    out_reasons(&b, "hosts_out", a->out, a->out_ct);
+    buf_appends(&b, "}");
     reply_json(c, &b);
     buf_free(&b);
 }

@@ -27,7 +27,8 @@ enum {
     V_POOLS,
     V_MINE,
     V_OTHERS,
-    V_THEIR_POOLS
+    V_THEIR_POOLS,
+    V_HOSTS
 };
 
 static void failed(struct call *c, const struct core_answer *a)
@@ -83,6 +84,28 @@ static void render_lists(const redisReply *e, struct buf *b)
     buf_appends(b, "]");
 }
 
+/* Lines of name, tab and why it is not used. */
+static void render_hosts(const char *lines, struct buf *b)
+{
+    v1_key(b, "hosts");
+    buf_appends(b, "[");
+    for (const char *at = lines, *end; (end = strchr(at, '\n')) != NULL; at = end + 1) {
+        cleanup_free char *name = xstrndup(at, (size_t)(end - at));
+        char *why = strchr(name, '\t');
+
+        if (!why)
+            continue;
+        *why++ = '\0';
+        v1_comma(b);
+        buf_appends(b, "{");
+        v1_text(b, "name", name);
+        v1_text(b, "state", *why ? "out" : "up");
+        v1_text_or_null(b, "reason", why);
+        buf_appends(b, "}");
+    }
+    buf_appends(b, "]");
+}
+
 static void render_vmm(const redisReply *e, struct buf *b)
 {
     bool drain = *core_text(e, V_DRAIN) == '1';
@@ -99,6 +122,7 @@ static void render_vmm(const redisReply *e, struct buf *b)
     v1_split(b, "labels", core_text(e, V_LABELS), core_text_len(e, V_LABELS), ',');
     v1_text(b, "version", core_text(e, V_VERSION));
     render_lists(e, b);
+    render_hosts(core_text(e, V_HOSTS), b);
     v1_int_or_null(b, "gone_since_ms", core_number(e, V_GONE),
                    *core_text(e, V_GONE) && strcmp(core_text(e, V_STATE), "up") != 0);
     buf_appends(b, "}");

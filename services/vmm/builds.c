@@ -16,8 +16,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SEEN_MAX 1000
-#define RETRY_MS 5000
+#define SEEN_MAX     1000
+#define RETRY_MS     5000
+#define RETRY_CAP_MS 60000
 
 /* What was taken in (or refused) in this life: name and archive. */
 struct seen {
@@ -238,6 +239,7 @@ static void *builds_main(void *arg)
 {
     struct builds *b = arg;
     int64_t again = CLOCK_NEVER;
+    unsigned tries = 0;
     pthread_mutex_lock(&b->lock);
     while (!b->stopping) {
         if (!b->poked && cond_wait_until(&b->wake, &b->lock, again))
@@ -246,7 +248,10 @@ static void *builds_main(void *arg)
             break;
         b->poked = false;
         pthread_mutex_unlock(&b->lock);
-        again = look(b) ? CLOCK_NEVER : clock_mono_ms() + RETRY_MS;
+        bool all = look(b);
+        tries = all ? 0 : tries < 16 ? tries + 1 : tries;
+        again =
+            all ? CLOCK_NEVER : clock_mono_ms() + clock_backoff_ms(tries, RETRY_MS, RETRY_CAP_MS);
         pthread_mutex_lock(&b->lock);
     }
     pthread_mutex_unlock(&b->lock);

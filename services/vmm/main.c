@@ -31,6 +31,7 @@
 #define SETTLE_MS     20000 /* for the hosts' first connections */
 #define REAP_BASE_MS  500
 #define REAP_CAP_MS   15000
+#define EARLY_MS      3000  /* to end what was begun before there was anything to serve */
 #define LEAVE_MS      4000  /* to hand back what runs, before it is left to its own */
 #define TIDY_HURRY_MS 12000 /* to put away what no job needs, when it was to be quick */
 #define TIDY_MS       60000
@@ -98,6 +99,46 @@ static bool reap_earlier(const struct vmm *v, int signal_fd)
         if (signal_wait(signal_fd, clock_mono_ms() + delay))
             return false;
     }
+}
+
+/* Until there is somebody who hears signals: what is under way then (a sweep of an engine that
+ * hangs, a connection that is being made) is given a moment, and what it leaves is the next life's.
+ */
+struct early {
+    pthread_t thread;
+    int signal_fd;
+    int done_fd;
+};
+
+static void *early_main(void *arg)
+{
+    const struct early *e = arg;
+    struct pollfd fds[2] = {{.fd = e->done_fd, .events = POLLIN},
+                            {.fd = e->signal_fd, .events = POLLIN}};
+    while (!fds[0].revents && !fds[1].revents)
+        poll(fds, 2, -1);
+    if (!event_wait(e->done_fd, clock_mono_ms() + EARLY_MS)) {
+        log_event(LOG_WARN_, "vmm.untidy", "after_ms", LOG_NUM(EARLY_MS), NULL);
+        _exit(0);
+    }
+    return NULL;
+}
+
+static void early_begin(struct early *e, int signal_fd)
+{
+    e->signal_fd = signal_fd;
+    e->done_fd = event_new();
+    e->thread = thread_start(early_main, e);
+}
+
+static void early_end(struct early *e)
+{
+    if (e->done_fd < 0)
+        return;
+    event_signal(e->done_fd);
+    pthread_join(e->thread, NULL);
+    close(e->done_fd);
+    e->done_fd = -1;
 }
 
 static void on_message(const char *channel, const char *data, size_t len, void *arg)
@@ -279,6 +320,7 @@ static int run(const struct config *c, int signal_fd)
     struct error err = ERROR_INIT;
     struct vmm v = {.cfg = c};
     struct tidying tidying = {.done_fd = -1};
+    struct early early = {.done_fd = -1};
     char host[256] = "vmm";
     v.driver = driver_find(c->driver);
     if (!v.driver) {
@@ -293,11 +335,13 @@ static int run(const struct config *c, int signal_fd)
     if (v.driver->open(c, &v.backend, &err) < 0)
         return fail(c->driver, &err);
     int status = 0;
+    early_begin(&early, signal_fd);
     settle(v.driver, v.backend, signal_fd);
     v.slot_ct = count_slots(&v);
     if (store_open_configured(c, &v.store, &err) < 0) {
         status = fail("store", &err);
     } else if (reap_earlier(&v, signal_fd)) {
+        early_end(&early);
         make_parts(&v);
         if (link_start(&v, &err) < 0) {
             status = fail("redis", &err);
@@ -310,6 +354,7 @@ static int run(const struct config *c, int signal_fd)
     if (v.store)
         store_close(v.store);
     v.driver->close(v.backend);
+    early_end(&early);
     tidying_end(&tidying);
     log_event(LOG_INFO_, "vmm.down", NULL);
     return status;

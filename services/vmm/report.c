@@ -26,14 +26,18 @@ static bool give_up(const struct attempt *a, unsigned tries)
     return k == KILL_FENCED || (k == KILL_HANDBACK && tries >= LEAVE_TRIES);
 }
 
+/* What was signalled before has been heard, and may not be what is given up for. */
 static void pause_before(struct attempt *a, unsigned tries, int64_t cap_ms)
 {
+    event_clear(a->stop_fd);
+    if (give_up(a, tries + 1))
+        return;
     int64_t until =
         clock_mono_ms() + clock_backoff_ms(tries < 16 ? tries : 16, RETRY_BASE_MS, cap_ms);
     /* The connection's return is an event; an error that Redis or the store answers has none. */
     if (!rlink_is_up(a->v->link) && !agent_wait_up(a->v->agent, until))
         return;
-    event_wait(-1, until);
+    event_wait(a->stop_fd, until);
 }
 
 /* True when Redis has taken it; false when it is fenced or nobody waits. Lines of the trace go

@@ -15,6 +15,11 @@ const struct script script_images = {
 #include "vmm/lua/images.inc"
 };
 
+const struct script script_hosts = {
+    "hosts",
+#include "vmm/lua/hosts.inc"
+};
+
 const struct script script_pool = {
     "pool",
 #include "vmm/lua/pool.inc"

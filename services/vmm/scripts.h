@@ -9,6 +9,7 @@
 extern const struct script script_register;
 extern const struct script script_renew;
 extern const struct script script_images;
+extern const struct script script_hosts;
 extern const struct script script_pool;
 extern const struct script script_machine_id;
 extern const struct script script_step;

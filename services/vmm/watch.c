@@ -16,9 +16,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LOOK_MS    5000 /* images and health */
-#define SUSPECT_MS 2500 /* the second look at a stray */
-#define IMAGES_MAX 10000
+#define LOOK_MS      5000 /* images and health */
+#define HOST_WHY_MAX 200
+#define HOSTS_MAX    (32 << 10)
+#define SUSPECT_MS   2500 /* the second look at a stray */
+#define IMAGES_MAX   10000
 
 struct image {
     char *name;
@@ -43,7 +45,9 @@ struct watch {
     bool tell;     /* Redis does not know the images as they are */
     bool tell_now; /* and may be told at once */
     struct catalogue images;
-    bool looked; /* the backend has told them at least once */
+    bool looked;          /* the backend has told them at least once */
+    char hosts_epoch[24]; /* for which Redis was told them; the thread's own */
+    char *hosts;          /* as it was told; NULL: never */
 };
 
 /* ---- images ---- */
@@ -260,6 +264,46 @@ bool watch_knows_images(struct watch *w)
     return looked;
 }
 
+/* ---- hosts ---- */
+
+/* A line of the text that Redis keeps. */
+static void add_host(void *arg, const char *name, const char *why)
+{
+    struct buf *b = arg;
+
+    buf_printf(b, "%s\t", name);
+    for (size_t i = 0; why && why[i] && i < HOST_WHY_MAX; i++)
+        buf_printf(b, "%c", (unsigned char)why[i] < ' ' ? ' ' : why[i]);
+    buf_appends(b, "\n");
+}
+
+/* When something of it has changed. */
+static void tell_hosts(struct watch *w)
+{
+    const struct driver *d = w->v->driver;
+    cleanup_buf struct buf b = BUF_INIT(HOSTS_MAX);
+    struct error err = ERROR_INIT;
+    cleanup_reply redisReply *r = NULL;
+    char epoch[24];
+
+    if (!d->hosts || !agent_epoch(w->v->agent, epoch))
+        return;
+    d->hosts(w->v->backend, add_host, &b);
+    const char *text = b.len ? b.data : "";
+    if (w->hosts && strcmp(w->hosts, text) == 0 && strcmp(w->hosts_epoch, epoch) == 0)
+        return;
+    const char *argv[] = {w->v->name, epoch, text};
+    if (rlink_eval(w->v->link, &script_hosts, 3, argv, NULL, &r, &err) < 0) {
+        log_event(LOG_WARN_, "hosts.not_told", "reason", err.msg, NULL);
+        return;
+    }
+    if (strcmp(reply_word(r), "ok") != 0)
+        return;
+    free(w->hosts);
+    w->hosts = xstrdup(text);
+    memcpy(w->hosts_epoch, epoch, sizeof(epoch));
+}
+
 /* ---- the thread ---- */
 
 static int64_t earlier(int64_t a, int64_t b)
@@ -298,6 +342,7 @@ static void *watch_main(void *arg)
             health_look(w->v->health);
             if (health_ok(w->v->health) && look_at_images(w, &err) < 0)
                 log_event(LOG_WARN_, "images.unknown", "reason", err.msg, NULL);
+            tell_hosts(w);
             look_at = clock_mono_ms() + LOOK_MS;
         }
         if (tell)
@@ -348,6 +393,7 @@ void watch_stop(struct watch *w)
 void watch_free(struct watch *w)
 {
     catalogue_done(&w->images);
+    free(w->hosts);
     pthread_cond_destroy(&w->wake);
     pthread_mutex_destroy(&w->lock);
     pthread_mutex_destroy(&w->telling);

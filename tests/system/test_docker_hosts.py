@@ -286,6 +286,10 @@ def events(stack, event, host, mark):
     return [x for x in stack.vmm.text()[mark:].splitlines() if f"event=host.{event} host={host} " in x]
 
 
+def hosts_out(stack):
+    return stack.tango.ok("GET", "/pool/test/").get("hosts_out", {})
+
+
 def test_jobs_on_both_at_once(stack, tls, docker):
     """More than either has room for."""
     jobs = [stack.tango.submit(f"autograde:\n\t@echo begun; sleep 6; echo job {i}\n") for i in range(4)]
@@ -320,11 +324,14 @@ def test_invariant_4_an_engine_killed_in_a_job_costs_that_attempt(stack, tls, do
             assert messages(entry)[-1] == DONE, entry
             assert stack.tango.poll(lab, output).endswith(b"begun\nended\n")
         assert events(stack, "out", "far", mark) == []
+        told = wait_for("/pool to tell of it", lambda: hosts_out(stack), 20, 0.2)
+        assert [k.rpartition("/")[2] for k in told] == ["tls"] and f"127.0.0.1:{tls.port}" in next(iter(told.values())), told
     finally:
         mark = len(stack.vmm.text())
         tls.process.start()
         wait_for("the engine", tls.answers, 60, 0.2)
     wait_for("the engine to be used again", lambda: events(stack, "up", "tls", mark), 60)
+    wait_for("/pool to tell of that, too", lambda: not hosts_out(stack), 20, 0.2)
     assert machines(tls) == []
     entry, _ = stack.tango.run("autograde:\n\t@true\n", image=ONLY)
     assert messages(entry)[-1] == DONE
@@ -370,3 +377,10 @@ def test_check_hosts_says_what_is_missing_where(tls, docker, farm, pki, work_dir
     assert code == 1 and text.startswith("tls: ok\nfar: ") and "open failed: connect failed" in text, text
     for e in (tls, docker):
         assert leftovers(e) == []
+
+
+def test_two_lines_for_one_engine(probe, tls, pki, farm, docker):
+    """By two ways, so that the lines do not show it: one of them has it, the other says whose it is."""
+    done = probe.call(f"{line_ssh(farm, docker)}; near unix://{docker.socket}", "run", image.NAME)
+    assert done.returncode == 0 and "it runs" in done.out, done.err
+    assert "its engine is that of host " in done.err and done.err.count("event=host.up") == 1, done.err

@@ -118,6 +118,7 @@ static const struct {
     {"docker-ssh-ca.conf", 1, "has ca or cert, which only tcp:// uses", "leave them out"},
     {"docker-unix-key.conf", 1, "has a key, which a socket of this machine does not need", "leave it out"},
     {"docker-twice.conf", 2, "has the name of another host", "a name of its own"},
+    {"docker-alike.conf", 2, "has the engine of another line", "remove one of the two"},
     /* clang-format on */
 };
 

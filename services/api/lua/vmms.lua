@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- ARGV: tenant, vmm or "". "none", or "ok", then of each by name: name, state, drain, why, driver, slots, labels, version, gone_at,
 -- how many run, images (name, digest, ...), pools (image, "total;free", ...), the tenant's jobs (id, machine id, machine name, image, ...),
--- machine ids of other tenants' jobs, "total;free" of each pool of theirs. All images as the tenant has them.
+-- machine ids of other tenants' jobs, "total;free" of each pool of theirs, hosts (vmm/lua/hosts.lua). All images as the tenant has them.
 local names = ARGV[2] == '' and call('SMEMBERS', P .. 'vmms') or {ARGV[2]}
 if ARGV[2] ~= '' and call('SISMEMBER', P .. 'vmms', ARGV[2]) == 0 then return {'none'} end
 table.sort(names)
@@ -31,7 +31,7 @@ for _, v in ipairs(names) do
     if not image_shown(ARGV[1], pools[i]) then theirs[#theirs + 1] = pools[i + 1] end
   end
   e[11], e[12], e[13], e[14] = images_shown(ARGV[1], call('HGETALL', key .. ':img')), images_shown(ARGV[1], pools), mine, others
-  e[15] = theirs
+  e[15], e[16] = theirs, call('HGET', key, 'hosts') or ''
   reply[#reply + 1] = e
 end
 return reply

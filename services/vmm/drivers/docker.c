@@ -90,6 +90,26 @@ static bool has_seccomp(const json_t *info)
     return false;
 }
 
+/* The ID alone is a file below /etc/docker, which hosts made from one disk image have in common,
+ * and engines of one host. */
+static void note_identity(struct backend *b, const json_t *info)
+{
+    static const char *const keys[] = {"ID", "Name", "DockerRootDir"};
+    char text[sizeof(b->identity)];
+    size_t at = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        const char *one = json_string_value(json_object_get(info, keys[i]));
+        if (!one || !one[0])
+            return; /* then it cannot be told */
+        int n = snprintf(text + at, sizeof(text) - at, "%s ", one);
+        if (n < 0 || at + (size_t)n >= sizeof(text))
+            return;
+        at += (size_t)n;
+    }
+    memcpy(b->identity, text, at + 1);
+}
+
 /* Every layer that a machine counts on (invariant 7). */
 static int check_layers(struct backend *b, struct error *err)
 {
@@ -109,6 +129,7 @@ static int check_layers(struct backend *b, struct error *err)
         lack = "limit CPU time; enable CONFIG_CFS_BANDWIDTH and the cpu cgroup";
     else if (!has_seccomp(info))
         lack = "filter system calls; enable seccomp in the kernel and the engine";
+    note_identity(b, info);
     json_decref(info);
     if (lack)
         return err_set(err, ERR_PERMANENT, ENOTSUP, "the engine at %s cannot %s", b->url, lack);

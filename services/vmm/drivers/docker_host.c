@@ -24,6 +24,26 @@ static int explain(struct docker_host *h, int r, struct error *err)
     return r;
 }
 
+/* Two lines that lead to one engine would have their machines swept by each other. */
+static int claim_engine(struct docker_host *h, struct error *err)
+{
+    struct hosts *set = h->at.set;
+    const struct docker_host *other = NULL;
+
+    pthread_mutex_lock(&set->lock);
+    for (size_t i = 0; i < set->ct && h->engine->identity[0] && !other; i++)
+        if (set->list[i] != &h->at &&
+            strcmp(docker_host(set->list[i])->identity, h->engine->identity) == 0)
+            other = docker_host(set->list[i]);
+    if (!other)
+        snprintf(h->identity, sizeof(h->identity), "%s", h->engine->identity);
+    pthread_mutex_unlock(&set->lock);
+    return other ? err_set(err, ERR_PERMANENT, EEXIST,
+                           "its engine is that of host %s, too; remove one of the two lines",
+                           other->spec->at.name)
+                 : 0;
+}
+
 int docker_host_connect(struct host *at, struct error *err)
 {
     struct docker_host *h = docker_host(at);
@@ -33,6 +53,8 @@ int docker_host_connect(struct host *at, struct error *err)
     if (r < 0)
         return r;
     r = docker_check(h->engine, err);
+    if (r == 0)
+        r = claim_engine(h, err);
     if (r == 0)
         r = docker_sweep(h->engine, err);
     if (r == 0)
@@ -54,6 +76,9 @@ int docker_host_prove(struct host *at, struct error *err)
 void docker_host_disconnect(struct host *at, bool kindly, const struct error *why)
 {
     (void)kindly, (void)why;
+    pthread_mutex_lock(&at->set->lock);
+    docker_host(at)->identity[0] = '\0';
+    pthread_mutex_unlock(&at->set->lock);
     tunnel_close(docker_host(at)->tunnel);
 }
 
@@ -111,7 +136,10 @@ int docker_host_new(struct docker_host *h, const struct config *cfg, const char 
     h->at.address = h->spec->at.address[0] ? h->spec->at.address : h->spec->socket;
     h->tunnel = tunnel_new(cfg, h->spec, dir);
     int r = docker_new(cfg, tunnel_url(h->tunnel), &h->engine, err);
-    return r < 0 ? r : docker_put_new(h->engine, err);
+    if (r < 0)
+        return r;
+    engine_stop_fd(h->engine->engine, h->at.set->stop_fd);
+    return docker_put_new(h->engine, err);
 }
 
 void docker_host_done(struct docker_host *h)

@@ -16,6 +16,7 @@ struct docker_host {
     const struct config_docker_host *spec;
     struct tunnel *tunnel;
     struct backend *engine; /* driver_docker's; there as long as the host is */
+    char identity[512];     /* of the engine, while it is connected; "": not known. The lock */
 };
 
 static inline struct docker_host *docker_host(struct host *h)

@@ -18,8 +18,9 @@
 
 /* What is spoken is the engine's own version within these: older ones lack what we ask of a
  * container, newer ones we have not seen. */
-#define API_MINOR_MIN 40
-#define API_MINOR_MAX 47
+#define REMOVE_GRACE_MS 1500
+#define API_MINOR_MIN   40
+#define API_MINOR_MAX   47
 
 #define IDLE_MAX        16 /* connections kept for later calls */
 #define REPLY_MAX       (1 << 20)
@@ -34,6 +35,7 @@ struct channel {
 
 struct engine {
     char *socket_path;
+    int stop_fd; /* -1: none */
     atomic_uint api_minor;
     pthread_mutex_t lock; /* of what follows */
     struct channel *idle;
@@ -66,10 +68,16 @@ int engine_new(const char *url, struct engine **ret, struct error *err)
     pthread_once(&curl_once, curl_start);
     struct engine *e = xcalloc(1, sizeof(*e));
     e->socket_path = xstrdup(path);
+    e->stop_fd = -1;
     e->api_minor = API_MINOR_MIN;
     pthread_mutex_init(&e->lock, NULL);
     *ret = e;
     return 0;
+}
+
+void engine_stop_fd(struct engine *e, int fd)
+{
+    e->stop_fd = fd;
 }
 
 static void channel_free(struct channel *c)
@@ -244,7 +252,9 @@ static int ended(CURLM *multi, const struct transfer *t, struct engine *e, struc
 static int drive(CURLM *multi, struct transfer *t, struct engine *e, struct error *err)
 {
     const struct engine_call *call = t->call;
-    int64_t deadline = call->deadline;
+    int cancel_fd = call->cancel_fd >= 0 ? call->cancel_fd : e->stop_fd;
+    bool removes = call->cancel_fd < 0 && strcmp(call->method, "DELETE") == 0;
+    int64_t deadline = call->deadline, grace_ms = removes ? REMOVE_GRACE_MS : call->grace_ms;
     bool cancelled = false;
 
     for (;;) {
@@ -259,12 +269,12 @@ static int drive(CURLM *multi, struct transfer *t, struct engine *e, struct erro
         if (wait_ms == 0)
             return err_set(err, ERR_TEMPORARY, cancelled ? ECANCELED : ETIMEDOUT,
                            "engine did not answer %s %s in time", call->method, call->path);
-        struct curl_waitfd extra = {.fd = call->cancel_fd, .events = CURL_WAIT_POLLIN};
-        bool watch = call->cancel_fd >= 0 && !cancelled;
+        struct curl_waitfd extra = {.fd = cancel_fd, .events = CURL_WAIT_POLLIN};
+        bool watch = cancel_fd >= 0 && !cancelled;
         curl_multi_poll(multi, &extra, watch ? 1 : 0, wait_ms < 0 ? 60000 : wait_ms, NULL);
         if (watch && extra.revents) {
-            int64_t until = clock_mono_ms() + call->grace_ms;
-            if (call->grace_ms == 0)
+            int64_t until = clock_mono_ms() + grace_ms;
+            if (grace_ms == 0)
                 return err_set(err, ERR_TEMPORARY, ECANCELED, "%s %s was cancelled", call->method,
                                call->path);
             cancelled = true;

@@ -18,6 +18,9 @@ struct engine;
 /* Says nothing to the engine yet. ERR_PERMANENT when the URL is of a kind that is not spoken. */
 int engine_new(const char *url, struct engine **ret, struct error *err);
 void engine_free(struct engine *e);
+/* Before the first call: what ends those that have no cancel_fd of their own; one that removes
+ * something is given a moment still. */
+void engine_stop_fd(struct engine *e, int fd);
 
 struct engine_upload {
     int fd; /* a regular file, read from its beginning */

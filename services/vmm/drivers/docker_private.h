@@ -16,8 +16,9 @@
 struct backend {
     const struct config *cfg;
     struct engine *engine;
-    char *url;              /* of it */
-    bool elsewhere;         /* on a machine that is not this one: no path of ours is there */
+    char *url;          /* of it */
+    char identity[512]; /* what it tells of itself, by the last docker_check(); "": not enough */
+    bool elsewhere;     /* on a machine that is not this one: no path of ours is there */
     struct docker_put *put; /* what was put there; NULL on this one */
     char *deployment_label; /* "milonga.deployment=D" */
     char *vmm_label;

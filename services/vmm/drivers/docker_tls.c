@@ -14,6 +14,7 @@
 #include <openssl/x509v3.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -192,18 +193,29 @@ static int await(int fd, short events, int64_t deadline, int stop_fd, struct err
     return 0;
 }
 
-/* A peer that is cut off is found out by the kernel; one that hangs, by who asks it. */
+/* A peer that is cut off is found out by the kernel while nothing is said, and by is_deaf() while
+ * something is; one that hangs, by who asks it. No TCP_USER_TIMEOUT: it also ends a connection
+ * whose peer is there, and only slow to read. */
 static void keep_alive(int fd, int64_t dead_ms)
 {
     int on = 1, idle_s = (int)(dead_ms / 2000), probe_s = 1, probes = (int)(dead_ms / 2000);
-    unsigned most_ms = (unsigned)dead_ms;
 
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &probe_s, sizeof(probe_s));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &most_ms, sizeof(most_ms));
+}
+
+/* It acknowledges nothing of what is on its way. One that has told that it has no room (a slow
+ * reader) has nothing on its way. */
+static bool is_deaf(int fd, int64_t dead_ms)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof(info);
+
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && info.tcpi_unacked > 0 &&
+           info.tcpi_last_ack_recv > dead_ms;
 }
 
 static int dial_one(const struct addrinfo *a, int64_t deadline, int stop_fd, int *ret,
@@ -410,6 +422,8 @@ static void carry_down(struct carried *c)
 /* Until the engine has ended it, or either side is gone, or all is to end. */
 static void carry(struct carried *c)
 {
+    int far = SSL_get_fd(c->ssl);
+
     for (;;) {
         c->near = c->far = 0;
         c->moved = false;
@@ -417,14 +431,15 @@ static void carry(struct carried *c)
         carry_down(c);
         if (c->broken || (c->down.end && c->down.len == 0))
             return;
-        if (c->moved)
-            continue;
+        /* A far end that is gone would wake us again and again while it is not waited for. */
         struct pollfd p[3] = {{.fd = c->fd, .events = c->near},
-                              {.fd = SSL_get_fd(c->ssl), .events = c->far},
+                              {.fd = c->far ? far : -1, .events = c->far},
                               {.fd = c->relay->stop_fd, .events = POLLIN}};
-        poll(p, 3, -1);
+        int n = poll(p, 3, c->moved ? 0 : (int)(c->relay->dead_ms / 4));
+        if (p[2].revents || (n == 0 && !c->moved && is_deaf(far, c->relay->dead_ms)))
+            return;
         /* Gone for good and all that it said is carried, or cannot be. */
-        if (p[2].revents || ((p[0].revents & POLLHUP) && (c->up.end || c->up.len > 0)))
+        if (!c->moved && (p[0].revents & POLLHUP) && (c->up.end || c->up.len > 0))
             return;
     }
 }
@@ -462,7 +477,7 @@ static void take(struct relay *r, int fd)
     bool room = r->carried < CARRIED_MAX;
     r->carried += room;
     pthread_mutex_unlock(&r->lock);
-    if (room && pthread_create(&thread, NULL, carried_main, c) == 0) {
+    if (room && thread_try(carried_main, c, &thread) == 0) {
         pthread_detach(thread);
         return;
     }
@@ -510,26 +525,95 @@ static int listen_at(struct relay *r, struct error *err)
     return 0;
 }
 
-static int resolve(struct relay *r, struct error *err)
+/* A question to the resolver, which cannot be told to stop: so it has a thread of its own, and
+ * whoever is last has the memory. */
+struct lookup {
+    atomic_int refs;
+    int done_fd; /* eventfd */
+    char *address;
+    char port[16];
+    struct addrinfo *found;
+    int rc; /* getaddrinfo's */
+};
+
+static void lookup_unref(struct lookup *l)
+{
+    if (atomic_fetch_sub(&l->refs, 1) != 1)
+        return;
+    if (l->found)
+        freeaddrinfo(l->found);
+    close(l->done_fd);
+    free(l->address);
+    free(l);
+}
+
+static void *lookup_main(void *arg)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
-    char port[16];
+    struct lookup *l = arg;
 
-    snprintf(port, sizeof(port), "%d", r->spec->at.port);
-    int rc = getaddrinfo(r->spec->at.address, port, &hints, &r->addresses);
-    return rc == 0 ? 0
-                   : err_set(err, ERR_TEMPORARY, EHOSTUNREACH, "%s: %s", r->spec->at.address,
-                             gai_strerror(rc));
+    l->rc = getaddrinfo(l->address, l->port, &hints, &l->found);
+    event_signal(l->done_fd);
+    lookup_unref(l);
+    return NULL;
+}
+
+static int lookup_start(const struct relay *r, struct lookup **ret, struct error *err)
+{
+    pthread_t thread;
+    int fd = event_try();
+
+    if (fd < 0)
+        return err_set_errno(err, ERR_TEMPORARY, -fd, "look %s up", r->spec->at.address);
+    struct lookup *l = xcalloc(1, sizeof(*l));
+    atomic_init(&l->refs, 2);
+    l->done_fd = fd;
+    l->address = xstrdup(r->spec->at.address);
+    snprintf(l->port, sizeof(l->port), "%d", r->spec->at.port);
+    int rc = thread_try(lookup_main, l, &thread);
+    if (rc < 0) {
+        atomic_store(&l->refs, 1);
+        lookup_unref(l);
+        return err_set_errno(err, ERR_TEMPORARY, -rc, "no thread to look %s up",
+                             r->spec->at.address);
+    }
+    pthread_detach(thread);
+    *ret = l;
+    return 0;
+}
+
+static int resolve(struct relay *r, int64_t deadline, int stop_fd, struct error *err)
+{
+    struct lookup *l = NULL;
+    int rc = lookup_start(r, &l, err);
+
+    if (rc < 0)
+        return rc;
+    rc = await(l->done_fd, POLLIN, deadline, stop_fd, err);
+    if (rc < 0) {
+        err_wrap(err, "look %s up", r->spec->at.address);
+    } else if (l->rc != 0) {
+        rc = err_set(err, ERR_TEMPORARY, EHOSTUNREACH, "%s: %s", r->spec->at.address,
+                     gai_strerror(l->rc));
+    } else {
+        r->addresses = l->found;
+        l->found = NULL;
+    }
+    lookup_unref(l);
+    return rc;
 }
 
 static void relay_free(struct relay *r)
 {
-    if (r->listen_fd >= 0)
+    if (r->listen_fd >= 0) {
         close(r->listen_fd);
+        unlink(r->socket);
+    }
     if (r->addresses)
         freeaddrinfo(r->addresses);
     SSL_CTX_free(r->ctx);
-    close(r->stop_fd);
+    if (r->stop_fd >= 0)
+        close(r->stop_fd);
     pthread_cond_destroy(&r->ended);
     pthread_mutex_destroy(&r->lock);
     free(r->socket);
@@ -546,23 +630,26 @@ int relay_start(const struct config_docker_host *spec, const char *socket, int64
     r->socket = xstrdup(socket);
     r->dead_ms = dead_ms;
     r->listen_fd = -1;
-    r->stop_fd = event_new();
+    r->stop_fd = event_try();
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->ended, NULL);
-    int rc = make_context(r, err);
+    int rc = r->stop_fd < 0 ? err_set_errno(err, ERR_TEMPORARY, -r->stop_fd, "connections to %s",
+                                            spec->at.address)
+                            : make_context(r, err);
     if (rc == 0)
-        rc = resolve(r, err);
+        rc = resolve(r, deadline, stop_fd, err);
     if (rc == 0)
         rc = call_up(r, deadline, stop_fd, &ssl, err);
     if (rc == 0) {
         hang_up(ssl);
         rc = listen_at(r, err);
     }
+    if (rc == 0 && (rc = thread_try(relay_main, r, &r->thread)) < 0)
+        err_set_errno(err, ERR_TEMPORARY, -rc, "no thread for connections to %s", spec->at.address);
     if (rc < 0) {
         relay_free(r);
         return rc;
     }
-    r->thread = thread_start(relay_main, r);
     *ret = r;
     return 0;
 }

@@ -443,6 +443,27 @@ static int ec2_health(struct backend *b, struct error *err)
     return r;
 }
 
+/* Places that are vacant are no hosts; why there may be none stands under the region's name. */
+static void ec2_hosts(struct backend *b, void (*each)(void *arg, const char *name, const char *why),
+                      void *arg)
+{
+    const struct ec2 *e = b->provided;
+
+    pthread_mutex_lock(&b->set.lock);
+    for (size_t i = 0; i < b->host_ct; i++) {
+        const struct host *h = &b->hosts[i].at;
+        const struct ec2_place *p = &e->places[i];
+        if (h->state != HOST_OUT)
+            each(arg, h->spec->name, h->state == HOST_UP ? NULL : h->why);
+        else if (p->want[0])
+            each(arg, h->spec->name,
+                 p->instance[0] ? "its instance is on its way" : "an instance is asked for");
+    }
+    if (is_quiet(e))
+        each(arg, ec2_api_region(e->api), e->why);
+    pthread_mutex_unlock(&b->set.lock);
+}
+
 static void free_ec2(struct ec2 *e)
 {
     while (e->owed) {
@@ -602,4 +623,5 @@ const struct driver driver_ec2 = {
     .reap = ssh_reap,
     .fits = ssh_fits,
     .slots = ssh_slots,
+    .hosts = ec2_hosts,
 };

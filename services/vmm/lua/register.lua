@@ -17,7 +17,7 @@ call('HSET', key, 'epoch', epoch)
 lose(v, now)
 call('SADD', P .. 'vmms', v)
 call('HSET', key, 'beat', 0, 'own', '', 'state', 'up', 'slots', ARGV[2], 'driver', ARGV[3], 'labels', ARGV[4],
-  'version', ARGV[5], 'body', ARGV[6])
+  'version', ARGV[5], 'body', ARGV[6], 'hosts', '')
 if not keep then call('HSET', key, 'drain', 0, 'why', '') end
 tell_vmm(v, 'up')
 wake()

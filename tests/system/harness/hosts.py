@@ -81,7 +81,7 @@ class Host:
         self.dir = farm.dir / self.name
         self.dir.mkdir()
         self.veth = f"{farm.bridge}-{number}"
-        self.group = f"mt{os.getpid()}{farm.letter}{number}"
+        self.group = f"mt{os.getpid()}x{farm.letter}{number}"  # by which the guard knows it
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", self.dir / "host_key"], check=True)
         shutil.copy(farm.dir / "key.pub", self.dir / "authorized_keys")
         self.child = None
