@@ -248,16 +248,20 @@ int store_writer_seal(struct store_writer *w, struct store_info *ret, struct err
     return 0;
 }
 
+int store_stat(int dir_fd, const char *path, struct stat *ret)
+{
+    cleanup_close int fd = openat(dir_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    return fd < 0 || fstat(fd, ret) < 0 ? -errno : 0;
+}
+
 /* Renews the age. 0, -ENOENT, or another error. What is seen at its place after it was renewed, no
  * collector removes: see store_collect.c. */
 static int blob_touch(struct store *s, const char *path)
 {
     struct stat st;
 
-    if (utimensat(s->blobs_fd, path, NULL, 0) < 0 ||
-        fstatat(s->blobs_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return -errno;
-    return 0;
+    return utimensat(s->blobs_fd, path, NULL, 0) < 0 ? -errno : store_stat(s->blobs_fd, path, &st);
 }
 
 /* The directory of a blob, made and durable in its parent. */

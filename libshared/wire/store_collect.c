@@ -104,6 +104,17 @@ static void shard_list(struct store *s, unsigned shard, unsigned from, struct bl
         qsort(ret->list, ret->ct, sizeof(*ret->list), by_digest);
 }
 
+/* `tmp/name` gets the name `path` as well, or, on a file system without hard links, instead. 0,
+ * also when there is one by now; else -errno. */
+static int gone_name(struct store *s, const char *name, const char *path)
+{
+    int r = linkat(s->tmp_fd, name, s->blobs_fd, path, 0) < 0 ? -errno : 0;
+
+    if (r == -EPERM || r == -EOPNOTSUPP || r == -ENOSYS || r == -EMLINK)
+        r = renameat2(s->tmp_fd, name, s->blobs_fd, path, RENAME_NOREPLACE) < 0 ? -errno : 0;
+    return r == -EEXIST ? 0 : r;
+}
+
 /* Puts back what a collector took from its place. True when it is there; no harm when it went
  * meanwhile. */
 static bool gone_put_back(struct store *s, const char *name)
@@ -115,7 +126,7 @@ static bool gone_put_back(struct store *s, const char *name)
     if (!store_digest_ok(sha256))
         return false;
     store_blob_path(sha256, path);
-    if (linkat(s->tmp_fd, name, s->blobs_fd, path, 0) < 0 && errno != EEXIST)
+    if (gone_name(s, name, path) < 0)
         return false;
     path[2] = '\0';
     shard = openat(s->blobs_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -148,13 +159,13 @@ static int blob_collect(struct store *s, const char *sha256,
     struct stat st;
 
     store_blob_path(sha256, path);
-    if (fstatat(s->blobs_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0 || age_s(&st) <= grace_s)
+    if (store_stat(s->blobs_fd, path, &st) < 0 || age_s(&st) <= grace_s)
         return 0;
     if (keep(arg, sha256) != 0 || store_name_random(prefix, gone, sizeof(gone)) < 0)
         return 0;
     if (renameat(s->blobs_fd, path, s->tmp_fd, gone) < 0)
         return 0;
-    if (fstatat(s->tmp_fd, gone, &st, AT_SYMLINK_NOFOLLOW) == 0 && age_s(&st) > grace_s)
+    if (store_stat(s->tmp_fd, gone, &st) == 0 && age_s(&st) > grace_s)
         return unlinkat(s->tmp_fd, gone, 0) == 0;
     gone_put_back(s, gone);
     return 0;

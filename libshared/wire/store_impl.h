@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 
 struct store {
     char *root;
@@ -31,6 +32,10 @@ struct store_writer {
 
 bool store_digest_ok(const char *sha256);
 void store_blob_path(const char *sha256, char path[BLOB_PATH]);
+
+/* fstat() of a regular file that is opened for it: over NFS only what is opened is sure to be what
+ * the server has now. 0 or -errno. */
+int store_stat(int dir_fd, const char *path, struct stat *ret);
 
 /* Finishes the digests and makes the bytes durable; the temp file stays. */
 int store_writer_seal(struct store_writer *w, struct store_info *ret, struct error *err);

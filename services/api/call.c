@@ -7,6 +7,7 @@
 #include "services/api/conn.h"
 #include "services/api/problem.h"
 #include "services/api/reply.h"
+#include "services/api/sse.h"
 
 #include <string.h>
 #include <strings.h>
@@ -129,6 +130,10 @@ void call_end(struct call *c, int status, size_t bytes)
         c->free_state(c->state);
     if (c->anchor && c->req)
         *c->anchor = NULL;
+    if (c->holds_place)
+        sse_leave(c);
+    for (unsigned i = 0; i < ROUTE_PARAMS; i++)
+        free(c->param[i]);
     free(c);
 }
 
@@ -138,7 +143,7 @@ static int decode_params(struct call *c, const struct route_match *m)
     for (unsigned i = 0; i < m->param_ct; i++) {
         long len;
 
-        c->param[i] = h2o_mem_alloc_pool(&c->req->pool, m->param[i].len + 1);
+        c->param[i] = xmalloc(m->param[i].len + 1);
         len = route_decode(m->param[i], c->param[i]);
         if (len < 0)
             return 400;
@@ -150,13 +155,17 @@ static int decode_params(struct call *c, const struct route_match *m)
 static void refuse_unrouted(struct call *c, int status, unsigned allowed)
 {
     const char *path = c->req->input.path.base;
+    char methods[ROUTE_METHODS_TEXT];
     unsigned version = 1;
 
     if (route_is_versioned(path, c->req->input.path.len, &version) ||
-        (c->route && c->route->scope != ROUTE_OLD))
+        (c->route && c->route->scope != ROUTE_OLD)) {
         problem_unrouted(c, status, version, allowed);
-    else
+    } else {
+        if (status == 405)
+            call_add_header(c, "allow", route_methods(allowed, methods));
         reply_html(c, status);
+    }
 }
 
 /* Answers and returns false when the key that was shown may not do this. */

@@ -16,9 +16,10 @@ struct call {
     unsigned method;
     const char *tenant;        /* of the key that was shown; NULL where a route needs none */
     enum config_scope scope;   /* of that key */
-    char *param[ROUTE_PARAMS]; /* decoded; in the request's pool */
+    char *param[ROUTE_PARAMS]; /* decoded; they live as long as the call, not the request */
     size_t param_len[ROUTE_PARAMS];
     int64_t begun_ms;
+    bool holds_place; /* of a stream that is yet to begin: sse_room() */
 
     void *state; /* the handler's own; freed with free_state, when that is set */
     void (*free_state)(void *state);

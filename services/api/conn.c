@@ -122,9 +122,11 @@ static void refusal_written(h2o_socket_t *sock, const char *err)
     shutdown(h2o_socket_get_fd(sock), SHUT_WR);
 }
 
-/* Writes an answer of our own; h2o hears nothing more of this request. */
-static void refuse(struct conn *c, int status, const char *type, const char *body)
+/* Writes an answer of our own; h2o hears nothing more of this request. `allowed`: for 405. */
+static void refuse_with(struct conn *c, int status, unsigned allowed, const char *type,
+                        const char *body)
 {
+    char header[120] = "", methods[ROUTE_METHODS_TEXT];
     h2o_iovec_t iov;
 
     if (!h2o_socket_is_reading(
@@ -134,18 +136,25 @@ static void refuse(struct conn *c, int status, const char *type, const char *bod
     }
     log_event(LOG_INFO_, "http.refused", "status", LOG_NUM(status), "bytes",
               LOG_NUM(c->sock->input->size), NULL);
+    if (status == 405)
+        snprintf(header, sizeof(header), "Allow: %s\r\n", route_methods(allowed, methods));
+    else if (status == 503)
+        snprintf(header, sizeof(header), "Retry-After: 5\r\n");
+    else if (status == 401)
+        snprintf(header, sizeof(header), "WWW-Authenticate: Bearer realm=\"milonga\"\r\n");
     c->refusal = xasprintf("HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: %s\r\n"
                            "Content-Length: %zu\r\n%s\r\n%s",
-                           status, reply_reason(status), type, strlen(body),
-                           status == 503   ? "Retry-After: 5\r\n"
-                           : status == 401 ? "WWW-Authenticate: Bearer realm=\"milonga\"\r\n"
-                                           : "",
-                           body);
+                           status, reply_reason(status), type, strlen(body), header, body);
     iov = h2o_iovec_init(c->refusal, strlen(c->refusal));
     release(c);
     c->state = CONN_REFUSED;
     c->since = clock_mono_ms();
     h2o_socket_write(c->sock, &iov, 1, refusal_written);
+}
+
+static void refuse(struct conn *c, int status, const char *type, const char *body)
+{
+    refuse_with(c, status, 0, type, body);
 }
 
 static void refuse_page(struct conn *c, int status)
@@ -228,14 +237,21 @@ static bool judge_key(struct conn *c, const struct head *h, const struct route_m
 static bool judge_route(struct conn *c, const struct head *h, const struct route_match *m,
                         int status)
 {
-    unsigned version;
+    unsigned version = 1;
+    char *text;
 
     if (status == 200)
         return judge_key(c, h, m);
-    if (route_is_versioned(h->path.at, h->path.len, &version))
-        refuse_problem(c, status, problem_code(status), problem_sentence(status));
-    else
-        refuse_as(c, m, status);
+    if (!route_is_versioned(h->path.at, h->path.len, &version) &&
+        !(m->route && m->route->scope != ROUTE_OLD)) {
+        text = reply_page(status);
+        refuse_with(c, status, m->allowed, "text/html; charset=UTF-8", text);
+        free(text);
+        return false;
+    }
+    text = problem_unrouted_text(status, version);
+    refuse_with(c, status, m->allowed, PROBLEM_TYPE, text);
+    free(text);
     return false;
 }
 

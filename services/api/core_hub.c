@@ -6,10 +6,11 @@
 
 #define BUCKETS 1024
 
+TAILQ_HEAD(hub_listeners, hub_listener);
 struct hub_topic {
     LIST_ENTRY(hub_topic) link;
     char *channel;
-    TAILQ_HEAD(hub_listeners, hub_listener) listeners;
+    struct hub_listeners listeners;
 };
 LIST_HEAD(topic_list, hub_topic);
 

@@ -143,7 +143,7 @@ static void listing_came(void *p, const char *status, redisReply *r, const char 
         return;
     }
     all = strtoull(core_text(r, 1), NULL, 10);
-    if (all > (uint64_t)env->cfg->list_max)
+    if (all > r->elements - 2)
         log_event(LOG_INFO_, "jobs.cut", "jobs", LOG_NUM(all), "list_max",
                   LOG_NUM(env->cfg->list_max), NULL);
     l->reply = rconn_take_reply(l->op.core->redis, r);

@@ -19,6 +19,9 @@ static const struct script script_output_at = {
 #include "api/lua/output_at.inc"
 };
 
+TAILQ_HEAD(core_watchers, core_watcher);
+TAILQ_HEAD(watch_list, watch);
+
 struct watch {
     TAILQ_ENTRY(watch) link;
     struct core_op op; /* first use: the script that looks */
@@ -27,7 +30,7 @@ struct watch {
     uint64_t id;
     enum core_watch_state state;
     struct hub_listener listener;
-    TAILQ_HEAD(core_watchers, core_watcher) watchers;
+    struct core_watchers watchers;
     struct core_watcher *next; /* of a walk that is under way */
     char token[JOB_TOKEN_TEXT];
     struct buf live;
@@ -41,7 +44,7 @@ struct watch {
 
 struct watches {
     struct core *core;
-    TAILQ_HEAD(watch_list, watch) list; /* of jobs: as many as run, not as many as watch */
+    struct watch_list list; /* of jobs: as many as run, not as many as watch */
 };
 
 static void look(struct watch *w);

@@ -94,30 +94,25 @@ void problem_later(struct call *c, uint64_t wait_s, const char *code, const char
     reply(c, 429, code, detail, NULL);
 }
 
-static void add_allow(struct call *c, unsigned allowed)
+char *problem_unrouted_text(int status, unsigned version)
 {
-    static const char *const names[] = {"GET", "POST", "PUT", "HEAD", "DELETE"};
-    char text[64] = "";
+    char detail[120];
 
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        if (!(allowed & 1u << i))
-            continue;
-        strcat(text, *text ? ", " : "");
-        strcat(text, names[i]);
-    }
-    call_add_header(c, "allow", text);
+    if (status != 404 || version == 1)
+        return problem_text(status, problem_code(status), problem_sentence(status), NULL);
+    snprintf(detail, sizeof(detail), "There is no version v%u of this API; this server speaks v1",
+             version);
+    return problem_text(404, "no-such-version", detail, NULL);
 }
 
 void problem_unrouted(struct call *c, int status, unsigned version, unsigned allowed)
 {
-    if (status == 404 && version != 1) {
-        problem(c, 404, "no-such-version",
-                "There is no version v%u of this API; this server speaks v1", version);
-        return;
-    }
+    char *text = problem_unrouted_text(status, version), methods[ROUTE_METHODS_TEXT];
+
     if (status == 405)
-        add_allow(c, allowed);
-    reply(c, status, problem_code(status), problem_sentence(status), NULL);
+        call_add_header(c, "allow", route_methods(allowed, methods));
+    reply_bytes(c, status, PROBLEM_TYPE, NULL, text, strlen(text));
+    free(text);
 }
 
 bool problem_allowed(struct call *c, const struct config_key_entry *k)

@@ -21,6 +21,7 @@ __attribute__((format(printf, 4, 5))) void problem_later(struct call *c, uint64_
                                                          const char *code, const char *fmt, ...);
 
 /* 404 or 405 of a path below /v... */
+char *problem_unrouted_text(int status, unsigned version); /* the caller frees it */
 void problem_unrouted(struct call *c, int status, unsigned version, unsigned allowed);
 
 /* May this key (NULL: none that is known) use the call's route? Answers 401 or 403 when not. */

@@ -1,7 +1,9 @@
 #include "services/api/route.h"
 
+#include "base/mem.h"
 #include "base/name.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define SEGMENTS_MAX 64
@@ -179,4 +181,17 @@ long route_decode(struct route_param p, char *out)
     }
     out[n] = '\0';
     return utf8_valid(out, n) ? (long)n : -1;
+}
+
+const char *route_methods(unsigned methods, char text[ROUTE_METHODS_TEXT])
+{
+    static const char *const names[] = {"GET", "POST", "PUT", "HEAD", "DELETE"};
+    size_t len = 0;
+
+    text[0] = '\0';
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        if (methods & 1u << i)
+            len += (size_t)snprintf(text + len, ROUTE_METHODS_TEXT - len, "%s%s", len ? ", " : "",
+                                    names[i]);
+    return text;
 }

@@ -67,6 +67,10 @@ struct route_match {
 int route_find(const struct route *routes, size_t route_ct, const char *method, size_t method_len,
                const char *path, size_t path_len, struct route_match *ret);
 
+/* Methods as the header Allow has them, in `text`. */
+#define ROUTE_METHODS_TEXT 40
+const char *route_methods(unsigned methods, char text[ROUTE_METHODS_TEXT]);
+
 /* Is it below /v1, or another version's name? Those get problem+json whatever is wrong. */
 bool route_is_versioned(const char *path, size_t len, unsigned *ret_version);
 

@@ -93,11 +93,20 @@ bool sse_room(struct call *c)
     const struct server *server = c->loop->server;
 
     /* a quarter of the connections is left to those who only ask */
-    if ((int64_t)c->loop->streams->ct * server->loop_ct < server->cfg->max_connections * 3 / 4)
+    if ((int64_t)c->loop->streams->ct * server->loop_ct < server->cfg->max_connections * 3 / 4) {
+        c->holds_place = true;
+        c->loop->streams->ct++;
         return true;
+    }
     call_add_header(c, "retry-after", "5");
     problem(c, 429, "too-many-watchers", "This server has as many streams as it takes; try again");
     return false;
+}
+
+void sse_leave(struct call *c)
+{
+    c->holds_place = false;
+    c->loop->streams->ct--;
 }
 
 void sse_begin(struct sse *s, struct call *c)
@@ -116,7 +125,7 @@ void sse_begin(struct sse *s, struct call *c)
         s->begun = true;
         s->sent_ms = clock_mono_ms();
         TAILQ_INSERT_TAIL(&s->loop->streams->list, s, link);
-        s->loop->streams->ct++;
+        c->holds_place = false; /* it is the stream's now */
     }
     reply_stream_begin(c, &s->stream, 200, "text/event-stream", "", SIZE_MAX);
 }

@@ -36,9 +36,11 @@ struct sse {
     int64_t sent_ms;
 };
 
-/* Before anything is promised: is there room for another one? Answers 429 and returns false when
- * not. */
+/* Before anything is promised: is there room for another one? Then it is held for this call until
+ * sse_begin() or the call's end. Answers 429 and returns false when not. */
 bool sse_room(struct call *c);
+/* For the call's end. */
+void sse_leave(struct call *c);
 
 /* Begins the answer, which ends the call; pump() is called at once. When the client is gone, stop()
  * is. */

@@ -393,3 +393,25 @@ def test_observe_is_cheap_with_many_jobs_and_vmms(rig, fence):
         times.append(time.monotonic() - t)
     assert len(reply[3]) == 200 and len(reply[4]) == 20 and reply[4][0][1] == b"5000"
     assert sorted(times)[4] < 0.1, times  # a few ms; the bound is for a loaded machine
+
+
+def test_lists_of_jobs_are_bounded_in_bytes(rig, fence):
+    """Each job may have a description of 256 KB."""
+    jobs = [rig.accept() for _ in range(40)]
+    for j in jobs:
+        rig.redis.set(rig.key(f"b:{j}"), b"x" * (256 << 10))
+    seen, cursor = [], ""
+    while True:
+        reply = rig.eval("api", "job_rows", "main", "", cursor, 500, "", "", "", 1000)
+        rows = [int(r[0]) for r in reply[2:]]
+        assert reply[0] == b"ok" and 0 < len(rows) <= 17
+        seen += rows
+        cursor = reply[1]
+        if not cursor:
+            break
+    assert seen == jobs[::-1]
+    # Tango's list has no pages: of the live the oldest
+    for j in jobs:
+        rig.redis.set(rig.key(f"b:{j}"), b"x" * (2 << 20))
+    reply = rig.eval("api", "jobs", "main", 0, 100)
+    assert reply[1] == b"40" and [int(r[0]) for r in reply[2:]] == jobs[:32]

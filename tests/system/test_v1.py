@@ -70,6 +70,13 @@ def test_unknown_routes_methods_and_versions_are_told_apart(v1):
     assert v1.call("BREW", "/v1/jobs", want=405).headers["allow"] == "GET, POST, HEAD"
     # a body that is on its way is refused in the same words
     assert v1.raw("POST", "/v1/nosuch", b"x" * 200000).code == "no-such-route"
+    assert v1.raw("POST", "/v2/jobs", b"x" * 200000).code == "no-such-version"
+    early = v1.raw("DELETE", "/v1/jobs", b"x" * 200000)
+    assert early.code == "method-not-allowed" and early.headers["allow"] == "GET, POST, HEAD"
+    # and so in Tango's dialect
+    for body in (b"", b"x" * 200000):
+        a = v1.raw("PUT", "/prealloc/test/img/1/", body)
+        assert a.status == 405 and a.headers["allow"] == "GET, POST"
     assert v1.raw("POST", "/v1/jobs", b"x" * (5 << 20)).code == "too-large"
 
 

@@ -206,3 +206,29 @@ def test_heartbeats_come(stack, apis):
             data += s.recv(65536)
     v1.call("POST", f"/v1/jobs/{ident}/cancel", want=(200, 202))
     v1.wait_finished(ident)
+
+
+def test_streams_leave_room_for_those_who_ask(make_stack):
+    """Also when all of them come at once, before the first has begun."""
+    stack = make_stack(driver="null", max_connections="40", api_threads="1")
+    v1 = api.V1(stack.ports[0])
+    ident = v1.submit("# null: sleep_ms=600000", "many", stack.image)
+    v1.wait_state(ident, "running")
+    request = f"GET /v1/jobs/{ident}/output/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test\r\n\r\n".encode()
+    socks = [socket.create_connection(("127.0.0.1", v1.port), 20) for _ in range(36)]
+    for s in socks:
+        s.sendall(request)
+    status = [int(s.recv(100)[9:12]) for s in socks]
+    assert status.count(200) == 30 and status.count(429) == 6, status
+    for s in socks:
+        s.close()
+
+    def room():
+        s = v1.stream(f"/v1/jobs/{ident}/output/stream")
+        s.close()
+        return s.status == 200
+    wait_for("room", room)
+    for _ in range(40):  # one that never began gives its place back as well
+        assert v1.raw("GET", "/v1/jobs/999/output/stream").status == 404
+    assert room()
+    v1.call("POST", f"/v1/jobs/{ident}/cancel", want=(200, 202))

@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/config_rig.h"
+
 /* Run from the top of the tree, as `make check` does: the files below, milonga.conf and the manual
  * are named from there. */
 
@@ -121,60 +123,6 @@ static const struct {
     {"docker-alike.conf", 2, "has the engine of another line", "remove one of the two"},
     /* clang-format on */
 };
-
-static int clean_environment(void **state)
-{
-    (void)state;
-    clearenv();
-    setenv("TZ", "UTC", 1);
-    return 0;
-}
-
-static struct config *load_ok(const char *path)
-{
-    struct error err = ERROR_INIT;
-    struct config *c = NULL;
-
-    if (config_load(path, &c, &err) < 0)
-        fail_msg("%s", err.msg);
-    return c;
-}
-
-static void load_bad(const char *path, const char *expected)
-{
-    struct error err = ERROR_INIT;
-    struct config *c = NULL;
-
-    assert_true(config_load(path, &c, &err) < 0);
-    assert_null(c);
-    assert_int_equal(err.class, ERR_REFUSED);
-    if (!strstr(err.msg, expected))
-        fail_msg("\"%s\" does not say \"%s\"", err.msg, expected);
-}
-
-static char file_path[64];
-
-static int remove_file(void **state)
-{
-    (void)state;
-    if (file_path[0])
-        unlink(file_path);
-    return 0;
-}
-
-/* A file with this text, removed by the next call. */
-static const char *file_with(const char *text)
-{
-    char *path = file_path;
-
-    remove_file(NULL);
-    snprintf(file_path, sizeof(file_path), "/tmp/milonga-config-XXXXXX");
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(write_all(fd, text, strlen(text)), 0);
-    close(fd);
-    return path;
-}
 
 static void test_bad_files_name_line_reason_and_remedy(void **state)
 {
@@ -363,136 +311,6 @@ static void test_secrets_are_never_shown(void **state)
         assert_true(config_load(file_with(lines[i]), &c, &err) < 0);
         assert_null(strstr(err.msg, "hunter2"));
     }
-}
-
-static void test_tango_variables(void **state)
-{
-    static const char *const set[][2] = {
-        {"RESTFUL_KEY", "a:b, c"},
-        {"DOCKER_DEPLOYMENT", "Prod"},
-        {"DOCKER_REDIS_HOSTNAME", "Redis"},
-        {"REDIS_PORT", "6380"},
-        {"PORT", "3001"},
-        {"DOCKER_VOLUME_PATH", "/opt/volumes"},
-        {"DOCKER_TANGO_HOST_VOLUME_PATH", "/srv/volumes"},
-        {"PREFIX", "ignored"},
-        {"LOGLEVEL", "WARNING"},
-        {"RUNJOB_TIMEOUT", "7200"},
-        {"WAITVM_TIMEOUT", "61"},
-        {"INITIALIZEVM_TIMEOUT", "181"},
-        {"COPYIN_TIMEOUT", "31"},
-        {"COPYOUT_TIMEOUT", "32"},
-        {"JOB_RETRIES", "3"},
-        {"POOL_SIZE", "4"},
-        {"MAX_OUTPUT_FILE_SIZE", "33554432"},
-        {"MAX_INPUT_FILE_SIZE", "10737418240"},
-        {"VM_ULIMIT_FILE_SIZE", "2147483648"},
-        {"VM_ULIMIT_USER_PROC", "2000"},
-        {"DOCKER_CORES_LIMIT", "1.5"},
-        {"DOCKER_MEMORY_LIMIT", "16384"},
-        {"VMMS_NAME", "localDocker"},
-    };
-
-    (void)state;
-    for (size_t i = 0; i < ARRAY_SIZE(set); i++)
-        setenv(set[i][0], set[i][1], 1);
-    struct config *c = load_ok(NULL);
-    assert_int_equal(c->key_ct, 1);
-    assert_string_equal(c->key_list[0].tenant, "main");
-    assert_string_equal(c->key_list[0].key, "a:b, c");
-    assert_string_equal(c->prefix, "prod");
-    assert_string_equal(c->deployment, "prod");
-    assert_string_equal(c->redis_url, "redis://redis:6380");
-    assert_int_equal(c->port, 3001);
-    assert_string_equal(c->docker_volume_path, "/opt/volumes");
-    assert_string_equal(c->docker_host_volume_path, "/srv/volumes");
-    assert_string_equal(c->log_level, "warn");
-    assert_int_equal(c->job_timeout_s, 7200);
-    assert_int_equal(c->wait_timeout_ms, 61000);
-    assert_int_equal(c->init_timeout_ms, 181000);
-    assert_int_equal(c->copyin_timeout_ms, 31000);
-    assert_int_equal(c->copyout_timeout_ms, 32000);
-    assert_int_equal(c->job_retries, 3);
-    assert_int_equal(c->pool_size, 4);
-    assert_int_equal(c->job_output_bytes, 33554432);
-    assert_true(c->max_body_bytes == 10737418240);
-    assert_true(c->job_fsize_bytes == 2147483648);
-    assert_int_equal(c->job_pids, 2000);
-    assert_int_equal(c->job_cores_milli, 1500);
-    assert_int_equal(c->job_memory_mb, 16384);
-    assert_string_equal(c->driver, "docker");
-    /* ceilings that Tango does not know follow */
-    assert_int_equal(c->job_timeout_max_s, 7200);
-    assert_true(c->max_body_total_bytes == 10737418240);
-    assert_int_equal(c->job_memory_max_mb, 16384);
-    assert_int_equal(c->job_pids_max, 2000);
-    assert_int_equal(c->job_output_max_bytes, 33554432);
-    config_free(c);
-
-    /* but not one that somebody has set */
-    load_bad(file_with("job_timeout_max_s = 1h\n"),
-             "environment RUNJOB_TIMEOUT: job_timeout_s = 7200 puts job_timeout_s above");
-    setenv("MAX_INPUT_FILE_SIZE", "1099511627777", 1);
-    load_bad(NULL, "environment MAX_INPUT_FILE_SIZE: max_body_bytes = 1099511627777 is out of "
-                   "range; give 1k to 1T");
-}
-
-static void test_tango_variables_that_say_nothing(void **state)
-{
-    (void)state;
-    setenv("RESTFUL_KEY", "", 1);
-    setenv("DOCKER_DEPLOYMENT", "", 1);
-    setenv("DOCKER_CORES_LIMIT", "None", 1);
-    setenv("PORT", "", 1);
-    setenv("REDIS_PORT", "tcp://10.0.0.7:6379", 1);
-    setenv("PREFIX", "/usr/local", 1);
-    struct config *c = load_ok(NULL);
-    assert_string_equal(c->key_list[0].key, "test");
-    assert_string_equal(c->prefix, "local");
-    assert_int_equal(c->job_cores_milli, 0);
-    assert_int_equal(c->port, 3000);
-    assert_string_equal(c->redis_url, "redis://127.0.0.1:6379");
-    config_free(c);
-}
-
-static void test_tango_redis(void **state)
-{
-    const char *path = file_with("redis_url = redis://:pw@other:7000/2\n");
-
-    (void)state;
-    setenv("REDIS_PORT", "6380", 1);
-    struct config *c = load_ok(NULL);
-    assert_string_equal(c->redis_url, "redis://127.0.0.1:6380");
-    config_free(c);
-    /* a port alone does not move a server that has a name */
-    c = load_ok(path);
-    assert_string_equal(c->redis_url, "redis://:pw@other:7000/2");
-    config_free(c);
-    setenv("DOCKER_REDIS_HOSTNAME", "::1", 1);
-    c = load_ok(path);
-    assert_string_equal(c->redis_url, "redis://[::1]:6380");
-    config_free(c);
-    setenv("MILONGA_REDIS_URL", "unix:///run/redis.sock?db=1", 1);
-    c = load_ok(path);
-    assert_string_equal(c->redis_url, "unix:///run/redis.sock?db=1");
-    config_free(c);
-    unsetenv("MILONGA_REDIS_URL");
-    setenv("REDIS_PORT", "99999", 1);
-    load_bad(NULL, "environment DOCKER_REDIS_HOSTNAME: redis_url is not a Redis URL");
-}
-
-static void test_tango_backends(void **state)
-{
-    (void)state;
-    setenv("VMMS_NAME", "ec2SSH", 1);
-    load_bad(NULL, "environment VMMS_NAME: driver = ec2SSH is not a driver");
-    setenv("VMMS_NAME", "oci", 1);
-    setenv("DOCKER_CORES_LIMIT", "1.2.3", 1);
-    load_bad(NULL, "environment DOCKER_CORES_LIMIT: job_cores_milli = 1.2.3 is not");
-    setenv("DOCKER_CORES_LIMIT", "0.25", 1);
-    struct config *c = load_ok(NULL);
-    assert_int_equal(c->job_cores_milli, 250);
-    config_free(c);
 }
 
 static void test_numbers(void **state)
@@ -807,8 +625,6 @@ static void test_ec2_prices(void **state)
     assert_int_equal(config_ec2_price(prices, "c5", false), -1);
 }
 
-#define TEST(f) cmocka_unit_test_setup(f, clean_environment)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -822,10 +638,6 @@ int main(void)
         TEST(test_keys),
         TEST(test_scopes),
         TEST(test_secrets_are_never_shown),
-        TEST(test_tango_variables),
-        TEST(test_tango_variables_that_say_nothing),
-        TEST(test_tango_redis),
-        TEST(test_tango_backends),
         TEST(test_numbers),
         TEST(test_a_guess_is_near_or_none),
         TEST(test_the_table_is_sound),

@@ -26,10 +26,12 @@ end
 local want_live = states == '' or string.find(states, '[qaprc]')
 local want_dead = states == '' or string.find(states, 'f')
 local live, dead = want_live and ids('live') or {}, want_dead and ids('dead') or {}
+-- bodies of one answer, of which each may have 256 KB; a page may be shorter than was asked for
+local BYTES_MAX = 4194304
 local reply = {'ok', ''}
-local i, k, looked, last = 1, 1, 0, ''
+local i, k, looked, last, bytes = 1, 1, 0, '', 0
 while (live[i] or dead[k]) do
-  if looked == scan or #reply - 2 == most then
+  if looked == scan or #reply - 2 == most or bytes >= BYTES_MAX then
     reply[2] = last
     break
   end
@@ -43,7 +45,11 @@ while (live[i] or dead[k]) do
   local h = call('HMGET', P .. 'j:' .. id, 's', 'x', 'la')
   local good = h[1] and (states == '' or string.find(states, h[1], 1, true)) and (ARGV[6] == '' or h[2] == ARGV[6])
     and (ARGV[7] == '' or h[3] == ARGV[7])
-  if good then reply[#reply + 1] = row(id, false) end
+  if good then
+    local r = row(id, false)
+    bytes = bytes + #r[2]
+    reply[#reply + 1] = r
+  end
 end
 -- what was looked at was all that one of the lists gave: there may be more behind it
 if reply[2] == '' and (#live == scan or #dead == scan) then reply[2] = last end

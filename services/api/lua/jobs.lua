@@ -3,7 +3,15 @@
 -- at, and its trace as an array. Of too many live ones the oldest (they run or run next), of too many dead ones the newest.
 local most, dead = tonumber(ARGV[3]), ARGV[2] == '1'
 local key = P .. (dead and 'dead:' or 'live:') .. ARGV[1]
-local ids = dead and call('ZRANGE', key, -most, -1) or call('ZRANGE', key, 0, most - 1)
+local ids = dead and call('ZREVRANGE', key, 0, most - 1) or call('ZRANGE', key, 0, most - 1)
+-- no more of them than have so many bytes of bodies, of which each may have 256 KB
+local BYTES_MAX, bytes, keep = 67108864, 0, {}
+for _, id in ipairs(ids) do
+  if call('TYPE', P .. 'b:' .. id).ok == 'string' then bytes = bytes + call('STRLEN', P .. 'b:' .. id) end
+  if bytes > BYTES_MAX then break end
+  if dead then table.insert(keep, 1, id) else keep[#keep + 1] = id end
+end
+ids = keep
 local reply = {'ok', tostring(call('ZCARD', key))}
 local drivers, some = {}, ''
 for _, v in ipairs(call('SMEMBERS', P .. 'vmms')) do

@@ -208,7 +208,7 @@ async function overview(signal) {
       tile(s.finished_60s, "finished in a minute"), tile(s.vmms_up, "vmms up", s.vmms_up ? null : "bad"), tile(s.callbacks_pending, "callbacks wait")),
     out.length ? panel("Out of service", table(["vmm", "state", "why"], out.map((v) => ({cells: [v.name, v.drain ? "drains" : v.state, v.reason ?? "–"]})))) : null,
     h("div", {class: "split"}, panel("Throughput", sparkline(samples)), panel("Time in each state", waterfall(s.state_ms))),
-    panel("Counters", facts(Object.entries(s.counters).map(([k, v]) => [k.replaceAll("_", " "), v]))));
+    panel("Counters", facts(Object.entries(s.counters).map(([k, v]) => [k.replace(/^v_/, "verdict ").replaceAll("_", " "), v]))));
 }
 
 // ---- jobs
@@ -236,10 +236,10 @@ async function jobs(signal) {
 function traceBars(job) {
   const steps = job.trace, begin = steps[0]?.at_ms ?? 0, end = Math.max(...steps.map((s) => s.at_ms), begin + 1);
   const colour = {accepted: "q", dispatched: "a", machine: "p", waiting: "p", ready: "p", copied: "p", executed: "r", output: "c", final: "c"};
-  return h("svg", {viewBox: `0 0 900 ${steps.length * 20 + 4}`, role: "img", "aria-label": "trace of the job"}, steps.map((s, i) => {
-    const from = i ? steps[i - 1].at_ms : s.at_ms, x = ((from - begin) * 300) / (end - begin), width = Math.max(2, ((s.at_ms - from) * 300) / (end - begin));
+  return h("svg", {viewBox: `0 0 600 ${steps.length * 20 + 4}`, role: "img", "aria-label": "trace of the job"}, steps.map((s, i) => {
+    const from = i ? steps[i - 1].at_ms : s.at_ms, x = ((from - begin) * 200) / (end - begin), width = Math.max(2, ((s.at_ms - from) * 200) / (end - begin));
     return [h("rect", {class: colour[s.code] ?? "q", x, y: i * 20 + 4, width, height: 12, rx: 2}, h("title", {}, `${s.code}: ${s.at_ms - from} ms`)),
-      h("text", {x: 312, y: i * 20 + 14}, `+${((s.at_ms - begin) / 1000).toFixed(3)} s  ${s.code} ${s.text}`)];
+      h("text", {x: 212, y: i * 20 + 14}, `+${((s.at_ms - begin) / 1000).toFixed(3)} s  ${s.code} ${s.text}`)];
   }));
 }
 
@@ -276,9 +276,16 @@ const whyPanel = (w) => panel("Why it waits", h("p", {}, w.detail), facts([
   w.estimate_ms !== null && ["starts in", `about ${duration(w.estimate_ms)}`]]),
   table(["vmm", "state", ">running", ">slots", "image", "labels"], w.vmms.map((v) => ({cells: [v.name, v.drain ? "drains" : v.state, v.running, v.slots, v.has_image ? "yes" : "no", v.has_labels ? "yes" : "no"]}))));
 
+// a member of limits or usage, whose unit stands at the end of its name
+function amount([name, value]) {
+  const [, what, unit] = name.match(/^(.*?)(?:_(s|ms|kb|mb|bytes))?$/);
+  const text = unit === "bytes" ? bytes(value) : unit === "kb" ? bytes(value * 1024) : unit === "mb" ? `${value} MB` : unit ? `${value} ${unit}` : value;
+  return `${what.replaceAll("_", " ")} ${text}`;
+}
+
 function jobFacts(j) {
-  const limits = Object.entries(j.limits).filter(([, v]) => v).map(([k, v]) => `${k.replaceAll("_", " ")} ${v}`).join(", ");
-  const usage = j.usage && Object.entries(j.usage).filter(([, v]) => v !== null).map(([k, v]) => `${k.replaceAll("_", " ")} ${v}`).join(", ");
+  const limits = Object.entries(j.limits).filter(([, v]) => v).map(amount).join(", ");
+  const usage = j.usage && Object.entries(j.usage).filter(([, v]) => v !== null).map(amount).join(", ");
   return facts([["state", stateOf(j)], ["lab", j.lab], ["image", j.image], ["vmm", j.vmm ?? "–"], j.machine && ["machine", j.machine.name],
     ["tries", `${j.attempts}, ${j.charged} spoilt by infrastructure`], ["limits", limits || "defaults"], usage && ["usage", usage], ["network", j.network ? "yes" : "no"],
     ["output", `${bytes(j.output.bytes)}${j.output.complete ? "" : " so far"}`],
@@ -344,9 +351,9 @@ function upload(file, name, progress) {
 
 async function images(signal) {
   const {images: list} = await get("/v1/images", signal);
-  const rows = h("div", {class: "panel", id: "images"}, table(["image", "digest", "vmms", "state", ""], list.map((i) => ({cells: [i.name, (i.digests[0] ?? "–").replace("sha256:", "").slice(0, 12),
+  const rows = h("div", {class: "panel", id: "images"}, table(["image", "of", "digest", "vmms", "state", ""], list.map((i) => ({cells: [i.name, i.shared ? "all" : "tenant", (i.digests[0] ?? "–").replace("sha256:", "").slice(0, 12),
     i.vmms.join(", ") || "none", i.build && i.build.state !== "done" ? `${i.build.state} ${i.build.detail ?? ""}` : i.digests.length ? "there" : "no vmm has it",
-    button("Remove", async () => { if (confirm(`Remove ${i.name}?`)) await ask("DELETE", `/v1/images/${encodeURIComponent(i.name)}`); }, {class: "danger"})]}))));
+    button("Remove", async () => { if (confirm(`Remove ${i.name}?`)) await ask("DELETE", `/v1/images/${encodeURIComponent(i.name)}?shared=${i.shared}`); }, {class: "danger"})]}))));
   const old = view.querySelector("#images");
   if (old) return old.replaceWith(rows);
   const file = h("input", {type: "file", "aria-label": "archive"}), name = h("input", {placeholder: "name:tag", "aria-label": "name"}), progress = h("progress", {value: 0, hidden: true});
@@ -371,7 +378,7 @@ async function callbacks(signal) {
 const routes = [
   {path: /^#?\/?$/, name: "Overview", href: "#/", key: "o", show: overview, hears: ["job", "vmm", "pool"], every: 2000},
   {path: /^#\/jobs$/, name: "Jobs", href: "#/jobs", key: "q", show: jobs, hears: ["job"], every: 5000},
-  {path: /^#\/job\/(\d+)$/, show: job, hears: ["job"]},
+  {path: /^#\/job\/(\d+)$/, href: "#/jobs", show: job, hears: ["job"]},
   {path: /^#\/machines$/, name: "Machines", href: "#/machines", key: "m", show: machines, hears: ["job", "vmm", "pool"]},
   {path: /^#\/images$/, name: "Images", href: "#/images", key: "i", show: images, hears: ["image", "vmm"]},
   {path: /^#\/callbacks$/, name: "Callbacks", href: "#/callbacks", key: "c", show: callbacks, hears: ["job"], every: 5000},
