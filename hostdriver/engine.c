@@ -107,14 +107,13 @@ int engine_start(const struct container *c, pid_t *ret_pid, struct error *err)
 
 bool engine_oom(const struct container *c)
 {
-    const char *argv[] = {c->engine, "inspect", "--format={{.State.OOMKilled}} {{.State.ExitCode}}",
-                          c->name, NULL};
+    const char *argv[] = {c->engine, "inspect", "--format={{.State.OOMKilled}}", c->name, NULL};
     cleanup_free char *out = NULL;
 
     if (run_program(argv, clock_mono_ms() + ASK_MS, &out, NULL) < 0)
         return false;
-    /* Podman 4 never says it, but nobody else has sent that SIGKILL */
-    return strncmp(out, "true", 4) == 0 || strstr(out, " 137") != NULL;
+    /* its word alone: status 137 is anybody's SIGKILL, also that of an engine which stops */
+    return strncmp(out, "true", 4) == 0;
 }
 
 int engine_remove(const char *engine, const char *name, struct error *err)

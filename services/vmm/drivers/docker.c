@@ -605,7 +605,9 @@ static void let_go(struct machine *m, int64_t deadline)
     }
 }
 
-/* Docker tells it of a container that has ended, and not before: so this ends the machine. */
+/* The engine tells it of a container that has ended, and not before: so this ends the machine. Its
+ * word alone counts. Status 137 says only that somebody sent SIGKILL, which an engine does, too,
+ * when it stops, or a host that shuts down: that is no limit, and the job is tried again. */
 static bool memory_killed(struct machine *m)
 {
     struct docker_machine *d = m->priv;
@@ -619,11 +621,7 @@ static bool memory_killed(struct machine *m)
     await_state(m->backend, d->id, "not-running", CLOCK_NEVER);
     if (engine_get(m->backend->engine, path, soon(ASK_MS), -1, &doc, NULL) < 0)
         return false;
-    const json_t *state = json_object_get(doc, "State");
-    /* Podman 4 never says it, but nobody else has sent that SIGKILL before destroy. */
-    bool oom = json_is_true(json_object_get(state, "OOMKilled")) ||
-               (!json_is_true(json_object_get(state, "Running")) &&
-                json_integer_value(json_object_get(state, "ExitCode")) == 137);
+    bool oom = json_is_true(json_object_get(json_object_get(doc, "State"), "OOMKilled"));
     json_decref(doc);
     return oom;
 }
