@@ -10,7 +10,7 @@
  *
  *   MILONGA_CRASH=NAME,N,die|pause[,GATE]  at the N-th passing of NAME (counted while the file GATE
  *                                          exists, where one is given) this process sends itself
- *                                          SIGKILL or SIGSTOP
+ *                                          SIGKILL or SIGSTOP; several plans have ";" between them
  *   MILONGA_CRASH_RECORD=FILE              appends the name of each point passed, a line each */
 
 #ifdef MILONGA_CRASHPOINTS

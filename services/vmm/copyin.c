@@ -1,5 +1,6 @@
 #include "copyin.h"
 
+#include "base/crashpoint.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -76,6 +77,7 @@ static int stream_flush(struct stream *s, struct error *err)
         return 0;
     int rc = pipe_send(s->p, FRAME_TAR, s->data, (uint32_t)s->len, s->deadline, err);
     s->len = 0;
+    CRASHPOINT("vmm", "files", "after");
     return rc;
 }
 
