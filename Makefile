@@ -46,7 +46,7 @@ TELL      := -DMILONGA_VERSION='"$(VERSION)"'
 $(call obj,$(VERSIONED)) $(patsubst %.c,$(B)/fuzz/obj/%.o,$(VERSIONED)): CPPFLAGS += $(TELL)
 
 .SECONDARY:
-.PHONY: all deps run test check system states points guards chaos soak overload fuzz model bench lint format install clean deb compose packages help
+.PHONY: all deps run test check system kinds states points guards chaos soak overload fuzz model bench lint format install clean deb compose packages help
 all: $(PROGRAMS) ## build everything (default)
 
 $(B)/obj/%.o: %.c | $(LUA_INC)

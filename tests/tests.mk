@@ -33,11 +33,14 @@ check: all $(UNITS) ## unit tests
 	@failed=; for t in $(UNITS); do $$t >$$t.log 2>&1 || { cat $$t.log; failed="$$failed $$t"; }; done; \
 	  [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }; echo "$(words $(UNITS)) unit test programs passed"
 system: all $(B)/driver_probe ## tests of the real programs on real servers, as root
-	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/system -m "not compose and not packages" $(PYTEST_ARGS)
+	MILONGA_BUILD=$(abspath $(B)) AUTODRIVER=$(abspath $(B))/autodriver $(PYTHON) -m pytest -q -n 2 --dist loadgroup tests/system -m "not compose and not packages and not kinds" $(PYTEST_ARGS)
 compose: all ## docker-compose.yml from nothing to nothing, on an engine of its own, as root
 	MILONGA_BUILD=$(abspath $(B)) $(PYTHON) -m pytest -q tests/system/test_compose.py -m compose $(PYTEST_ARGS)
 packages: ## the Debian package built, judged, installed and removed, as root
 	$(PYTHON) -m pytest -q tests/system/test_deb.py -m packages $(PYTEST_ARGS)
+kinds: ## every kind of machine through one suite, and the table of it; KINDS=oci,ssh-direct for some of them; root
+	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
+	MILONGA_BUILD=$(abspath $(B))/crash MILONGA_KINDS=$(KINDS) $(PYTHON) -m pytest -q -rN -n 2 --dist loadgroup tests/system/kinds -m kinds $(PYTEST_ARGS)
 states: ## each process killed in each state of a job, on oci and docker; the judge's own tests
 	@$(MAKE) --no-print-directory BUILD=$(B)/crash CRASHPOINTS=1 all
 	$(PYTHON) -m pytest -q tests/chaos

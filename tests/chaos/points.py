@@ -218,7 +218,7 @@ class Loop:
         while time.monotonic() < end:
             if how == "die" and not victim.running():
                 return victim.child.returncode == -signal.SIGKILL
-            if how != "die" and (rig.stopped(victim) or not victim.running()):
+            if how != "die" and (victim.stopped() or not victim.running()):
                 return victim.running()
             if self.is_over(req):
                 over_at = over_at or time.monotonic()

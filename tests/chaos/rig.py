@@ -260,15 +260,6 @@ def settle(stack, timeout=30, beyond=()):
     return time.monotonic() - began
 
 
-def stopped(process):
-    """Is every thread of it stopped (by SIGSTOP)?"""
-    try:
-        stat = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(") ")[2][0] == "T"
-
-
 def service(stack, what, number, name=None, **env):
     """One more process of an installation; `env` as it stands in its environment."""
     more = {"vmm": {"vmm_name": name or f"{stack.name}v{number}"}, "api": {"port": stack.ports[number % len(stack.ports)]}}

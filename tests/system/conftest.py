@@ -7,18 +7,16 @@ here, so that nobody takes "not tested" for "passed". `-m fast` is the part that
 
 import os
 import pathlib
-import shutil
 import sys
-import tempfile
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from harness import clean, engine as engine_module, hosts, image, notice  # noqa: E402
-from harness.guard import guard  # noqa: E402
+from harness import engine as engine_module, hosts, notice  # noqa: E402
+from harness.process import short_directory  # noqa: E402
 from harness.receiver import Receiver  # noqa: E402
-from harness.stack import Stack  # noqa: E402
+from harness.stack import Stack, installations  # noqa: E402
 
 
 # share the one store of the engines in the cache, so they run one after the other
@@ -30,6 +28,7 @@ def pytest_configure(config):
     notice.configure(config)
     config.addinivalue_line("markers", "fast: seconds, without a container engine; also with sanitizers")
     config.addinivalue_line("markers", "compose: images are built; `make compose` runs these, `make system` does not")
+    config.addinivalue_line("markers", "kinds: the table of every kind of machine; `make kinds` runs these")
     config.addinivalue_line("markers", "packages: the Debian package is built; `make packages` runs these")
     config.addinivalue_line("markers", "slow: machines are killed, engines are started, time-outs pass")
 
@@ -39,7 +38,8 @@ def pytest_collection_modifyitems(items):
     """For `-n 2 --dist loadgroup`: what shares an installation stays in one process. Tests mostly wait."""
     for item in items:
         name = item.module.__name__
-        item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
 
 
 def no_skip(report):
@@ -67,61 +67,27 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="module")
 def work_dir():
-    """Short, since unix sockets lie in it; pytest's own tmp_path is too long for them."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="mt."))
-    path.chmod(0o755)
-    guard.directory(path)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with short_directory() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
 def make_stack(work_dir):
     """make_stack(**settings) starts one more installation; all end with the module."""
-    stacks = []
-
-    def make(**settings):
-        started = settings.pop("start", True)
-        directory = work_dir / str(len(stacks))
-        directory.mkdir()
-        stack = Stack(directory, **settings)
-        stacks.append(stack)
-        return stack.start() if started else stack
-    yield make
-    problems = []
-    for stack in reversed(stacks):
-        try:
-            stack.stop()
-            stack.wait_clean()
-            stack.sane()
-        except AssertionError as e:
-            problems.append(f"{e}")
-            stack.stop_hard()
-        clean.remove_groups(stack)
-    assert not problems, "\n".join(problems)
-
-
-def _engine(kind):
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
-    guard.directory(directory)
-    tar = image.tarball()
-    e = kind(directory).start()
-    try:
-        e.load(tar)
-        yield e
-    finally:
-        e.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+    with installations(work_dir) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
 def docker():
-    yield from _engine(engine_module.Dockerd)
+    with engine_module.running(engine_module.Dockerd) as e:
+        yield e
 
 
 @pytest.fixture(scope="session")
 def podman():
-    yield from _engine(engine_module.Podman)
+    with engine_module.running(engine_module.Podman) as e:
+        yield e
 
 
 @pytest.fixture(scope="session", params=["docker", "podman"])
@@ -133,16 +99,8 @@ def engine(request):
 @pytest.fixture(scope="module")
 def make_farm(work_dir):
     """make_farm(3): that many hosts behind ssh."""
-    if not hosts.usable():
-        pytest.skip("needs root, unshare, ip, ssh and sshd")
-    farms = []
-
-    def make(count, **more):
-        farms.append(hosts.Farm(work_dir / f"farm{len(farms)}", count, **more))
-        return farms[-1]
-    yield make
-    for farm in farms:
-        farm.down()
+    with hosts.farms(work_dir) as make:
+        yield make
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,16 @@
 """The backend fails under a job: the engine is killed, the machine dies, the image goes between accept and run."""
 
-import contextlib
 import os
-import pathlib
 import signal
-import tempfile
 import time
 
 import pytest
 import requests
 
-from harness import engine as engine_module, image
-from harness.guard import guard
+from harness import clean, engine, image
 from harness.process import wait_for
+from harness.running import Running
 from harness.tango import messages
-from test_faults import Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 FINAL = "Success: Autodriver returned normally"
@@ -23,25 +19,8 @@ FINAL = "Success: Autodriver returned normally"
 @pytest.fixture(scope="module")
 def mortal():
     """An engine of this module's own, which may be killed."""
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
-    guard.directory(directory)
-    tar = image.tarball()
-    e = engine_module.Dockerd(directory, home="mortal").start()
-    try:
-        e.load(tar)
+    with engine.running(engine.Dockerd, home="mortal") as e:
         yield e
-    finally:
-        e.stop()
-
-
-def revive(engine):
-    """As a service manager would: again until it holds, since the containerd of the one before may be in its way."""
-    def answers():
-        if not engine.process.running():
-            (engine.dir / "pid").unlink(missing_ok=True)
-            engine.process.start()
-        return engine.process.running() and engine.answers()
-    wait_for("the engine", answers, 60, 0.2)
 
 
 @pytest.fixture
@@ -58,8 +37,16 @@ def test_the_engine_is_killed_under_a_job(stack, mortal, receiver, gap):
     job = Running(stack, receiver)
     mortal.process.kill()
     time.sleep(gap)
-    revive(mortal)
+    mortal.revive()
     job.check(90)
+
+
+def test_a_container_that_somebody_kills_has_hit_no_limit(stack, mortal, receiver):
+    """The job has a bound on its memory, and SIGKILL is what a process gets that is over it; and what an engine sends that stops."""
+    job = Running(stack, receiver, limits={"memory": 64})
+    assert mortal.kill_machines() == 1
+    job.check(60)
+    assert job.attempts == 2
 
 
 def test_the_image_goes_between_accept_and_run(stack, mortal, tmp_path):
@@ -85,22 +72,11 @@ def test_the_image_goes_between_accept_and_run(stack, mortal, tmp_path):
     assert messages(entry)[-1] == FINAL
 
 
-def machine_of(stack):
-    """The first process of the running machine: our autodriver, as the machine's cgroup tells it."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            group = pathlib.Path(f"/proc/{pid}/cgroup").read_text()
-            args = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-            if f"/{stack.name}/" in group and b"--pipe" in args:
-                return int(pid)
-    return None
-
-
 def test_the_machine_dies_under_a_job(make_stack, receiver):
     """That is nobody's verdict: another machine runs it."""
     stack = make_stack(driver="oci")
     job = Running(stack, receiver)
-    os.kill(wait_for("a machine", lambda: machine_of(stack)), signal.SIGKILL)
+    os.kill(wait_for("a machine", lambda: clean.machine(stack)), signal.SIGKILL)
     entry = job.check()
     assert sum("Dispatched" in m for m in messages(entry)) == 2, messages(entry)
     stack.stop()

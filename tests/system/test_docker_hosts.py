@@ -5,18 +5,16 @@ What is left is asked of the engines, before the harness takes them down.
 """
 
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 
 import pytest
 
 from harness import engine, image
-from harness.guard import guard
-from harness.process import free_port, plain_env, wait_for
+from harness.pki import Pki
+from harness.process import plain_env, wait_for
 from harness.stack import BUILD
 from harness.tango import messages
 
@@ -31,38 +29,6 @@ pytestmark = [
 ]
 
 
-# ---- certificates ----
-
-class Authority:
-    def __init__(self, directory, name):
-        self.dir, self.ca, self.key = directory, directory / f"{name}.pem", directory / f"{name}-key.pem"
-        self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3", "-subj",
-                      f"/CN={name}", "-keyout", self.key, "-out", self.ca)
-
-    @staticmethod
-    def _openssl(*args):
-        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)
-
-    def issue(self, name, use, san=None):
-        """(certificate, key)"""
-        cert, key, ask, ext = (self.dir / f"{name}{end}" for end in (".pem", "-key.pem", ".csr", ".ext"))
-        self._openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}", "-keyout", key,
-                      "-out", ask)
-        ext.write_text(f"extendedKeyUsage={use}\n" + (f"subjectAltName={san}\n" if san else ""))
-        self._openssl("x509", "-req", "-in", ask, "-CA", self.ca, "-CAkey", self.key, "-CAcreateserial", "-days", "3", "-extfile", ext,
-                      "-out", cert)
-        return cert, key
-
-
-class Pki:
-    def __init__(self, directory):
-        directory.mkdir()
-        self.own, self.other = Authority(directory, "own-ca"), Authority(directory, "other-ca")
-        self.server = self.own.issue("server", "serverAuth", "IP:127.0.0.1")
-        self.client = self.own.issue("client", "clientAuth")
-        self.stranger = self.other.issue("stranger", "clientAuth")
-
-
 # ---- engines ----
 
 @pytest.fixture(scope="module")
@@ -72,26 +38,14 @@ def pki(work_dir):
 
 @pytest.fixture(scope="module")
 def tls(pki, docker):
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
-    guard.directory(directory)
-    tar, port = image.tarball(), free_port()
-    e = engine.Dockerd(directory, "dockerd-tls", [
-        "-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", pki.own.ca, "--tlscert", pki.server[0], "--tlskey",
-        pki.server[1]])
-    e.port = port
-    e.start()
-    try:
-        e.load(tar)  # its own, with an id that no other engine's has
+    with engine.running(engine.DockerdTls, pki) as e:  # with an image of its own, whose id no other engine's has
         e.docker("tag", image.NAME, ONLY)
-        same = directory / "image.tar"
+        same = e.dir / "image.tar"
         docker.docker("save", "-o", same, image.NAME, timeout=300)
         e.docker("load", "-i", same, timeout=300)
         same.unlink()
         yield e
         e.docker("tag", ONLY, image.NAME)  # as the next run expects it
-    finally:
-        e.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,25 +53,15 @@ def farm(make_farm):
     return make_farm(1)
 
 
-def dangling(e):
-    return set(e.docker("images", "-q", "--filter", "dangling=true").split())
-
-
 @pytest.fixture(scope="module", autouse=True)
 def before(tls, docker):
     for e in (tls, docker):
-        e.dangling = dangling(e)
-
-
-def leftovers(e):
-    """What no vmm may leave on an engine: all but one volume for each name that a vmm had."""
-    return (e.docker("ps", "-aq", "--filter", "label=milonga.vmm").split() + e.docker("images", "-q", "milonga-autodriver").split() +
-            list(dangling(e) - e.dangling))
+        e.remember()
 
 
 def line_tls(tls, pki, address="127.0.0.1", ca=None, client=None, options="slots=2"):
     cert, key = client or pki.client
-    return f"tls tcp://{address}:{tls.port} ca={ca or pki.own.ca} cert={cert} key={key} {options}"
+    return tls.line(address, ca or pki.own.ca, cert, key, options)
 
 
 def line_ssh(farm, docker, options="slots=2"):
@@ -145,7 +89,7 @@ def probe(farm, work_dir, tls, docker):
     p = Probe(farm, work_dir / "probe")
     yield p
     for e in (tls, docker):
-        wait_for("a clean engine", lambda e=e: leftovers(e) == [], 15, 0.2)
+        wait_for("a clean engine", lambda e=e: e.leftovers() == [], 15, 0.2)
     assert [f for d in (p.data / "dh").glob("*") for f in d.iterdir()] == []  # no socket is left
 
 
@@ -199,9 +143,9 @@ def test_invariant_4_what_a_killed_vmm_left_is_swept(probe, host, step):
     e, line = host
     killed = probe.call(line, "run", image.NAME, makefile=makefile("sleep 60"), **{"kill-after": step})
     assert killed.returncode == -signal.SIGKILL
-    assert leftovers(e)
+    assert e.leftovers()
     assert "it runs" in probe.call(line, "run", image.NAME).out
-    assert leftovers(e) == []
+    assert e.leftovers() == []
 
 
 def test_certificates_are_checked_on_both_sides(probe, tls, pki):
@@ -267,18 +211,14 @@ def stack(tls, docker, farm, pki, make_stack):
                       ssh_dead_ms=f"{DEAD_MS}ms", ssh_config="/dev/null", ssh_known_hosts=farm.known_hosts)
 
 
-def machines(e):
-    return e.docker("ps", "-q", "--no-trunc", "--filter", "label=milonga.machine").split()
-
-
 def one_on_each(stack, tls, docker, seconds):
     """Two jobs that run; (id, lab, output) of each."""
     for e in (tls, docker):
-        wait_for("no machine of before", lambda e=e: machines(e) == [], 20, 0.2)
+        wait_for("no machine of before", lambda e=e: e.machines() == [], 20, 0.2)
     jobs = [stack.tango.submit(f"autograde:\n\t@echo begun; sleep {seconds}; echo ended\n") for _ in range(2)]
     for ident, _, _ in jobs:
         stack.tango.wait_output(ident, "begun")
-    assert len(machines(tls)) == 1 and len(machines(docker)) == 1
+    assert len(tls.machines()) == 1 and len(docker.machines()) == 1
     return jobs
 
 
@@ -293,12 +233,12 @@ def hosts_out(stack):
 def test_jobs_on_both_at_once(stack, tls, docker):
     """More than either has room for."""
     jobs = [stack.tango.submit(f"autograde:\n\t@echo begun; sleep 6; echo job {i}\n") for i in range(4)]
-    wait_for("two on each", lambda: len(machines(tls)) == 2 and len(machines(docker)) == 2, 40, 0.2)
+    wait_for("two on each", lambda: len(tls.machines()) == 2 and len(docker.machines()) == 2, 40, 0.2)
     for i, (ident, lab, output) in enumerate(jobs):
         assert messages(stack.tango.wait_dead(ident))[-1] == DONE
         assert stack.tango.poll(lab, output).endswith(f"\njob {i}\n".encode())
     for e in (tls, docker):
-        wait_for("no machine", lambda e=e: machines(e) == [], 20, 0.2)
+        wait_for("no machine", lambda e=e: e.machines() == [], 20, 0.2)
 
 
 def test_a_job_goes_where_its_image_is(stack, tls, docker):
@@ -306,7 +246,7 @@ def test_a_job_goes_where_its_image_is(stack, tls, docker):
     jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 3\n", image=ONLY) for _ in range(2)]
     for ident, _, _ in jobs:
         stack.tango.wait_output(ident, "begun")
-    assert len(machines(tls)) == 2 and machines(docker) == []
+    assert len(tls.machines()) == 2 and docker.machines() == []
     for ident, _, _ in jobs:
         assert messages(stack.tango.wait_dead(ident))[-1] == DONE
 
@@ -332,7 +272,7 @@ def test_invariant_4_an_engine_killed_in_a_job_costs_that_attempt(stack, tls, do
         wait_for("the engine", tls.answers, 60, 0.2)
     wait_for("the engine to be used again", lambda: events(stack, "up", "tls", mark), 60)
     wait_for("/pool to tell of that, too", lambda: not hosts_out(stack), 20, 0.2)
-    assert machines(tls) == []
+    assert tls.machines() == []
     entry, _ = stack.tango.run("autograde:\n\t@true\n", image=ONLY)
     assert messages(entry)[-1] == DONE
 
@@ -351,7 +291,7 @@ def test_invariant_4_a_host_cut_off_costs_that_attempt(stack, farm, tls, docker)
         mark = len(stack.vmm.text())
         farm.hosts[0].heal()
     wait_for("the host to be used again", lambda: events(stack, "up", "far", mark), 60)
-    wait_for("its engine to be swept", lambda: machines(docker) == [], 20, 0.2)
+    wait_for("its engine to be swept", lambda: docker.machines() == [], 20, 0.2)
 
 
 def test_no_host_left_and_nothing_left(stack, tls, docker):
@@ -359,7 +299,7 @@ def test_no_host_left_and_nothing_left(stack, tls, docker):
         assert messages(stack.tango.wait_dead(ident))[-1] == DONE
     stack.stop()
     for e in (tls, docker):
-        assert leftovers(e) == []
+        assert e.leftovers() == []
 
 
 def test_check_hosts_says_what_is_missing_where(tls, docker, farm, pki, work_dir):
@@ -376,7 +316,7 @@ def test_check_hosts_says_what_is_missing_where(tls, docker, farm, pki, work_dir
     code, text = check(far.replace(str(docker.socket), "/nonexistent.sock"))
     assert code == 1 and text.startswith("tls: ok\nfar: ") and "open failed: connect failed" in text, text
     for e in (tls, docker):
-        assert leftovers(e) == []
+        assert e.leftovers() == []
 
 
 def test_two_lines_for_one_engine(probe, tls, pki, farm, docker):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from harness.ec2 import REGION, Ec2
+from harness.ec2 import REGION, Ec2, settings
 from harness.process import plain_env, wait_for
 from harness.redis_server import Redis
 from harness.stack import BUILD
@@ -36,11 +36,6 @@ def ec2(farm):
     double.stop()
     assert not left, "instances that somebody pays for"
     assert not ended, "what machines left on instances that were given back"
-
-
-def settings(farm, **more):
-    return {"ec2_types": "t3.large,c5.large", "ec2_subnets": "subnet-a,subnet-b", "ec2_key_name": "milonga", "ec2_user": "root",
-            "ssh_key": farm.key, "ssh_config": "/dev/null", "ssh_dead_ms": "8000ms", "deployment": "mts", "ec2_max": 2, **more}
 
 
 class Probe:

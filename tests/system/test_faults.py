@@ -10,44 +10,10 @@ import time
 import pytest
 
 from harness.process import wait_for
+from harness.running import FINAL, Running
 from harness.tango import messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
-
-JOB = "autograde:\n\t@echo one; sleep 2; echo two\n"
-FINAL = "Success: Autodriver returned normally"
-
-
-def counters(stack):
-    return {k.decode(): int(v) for k, v in stack.redis.client.hgetall("{milonga}:stats").items()}
-
-
-class Running:
-    """A job that has begun to print, with a callback."""
-
-    def __init__(self, stack, receiver, makefile=JOB, tango=None):
-        self.stack, self.receiver, self.tango = stack, receiver, tango or stack.tango
-        self.path = f"/cb/{stack.name}"
-        self.ident, self.lab, self.output = self.tango.submit(makefile, callback_url=receiver.url + self.path)
-        self.tango.wait_output(self.ident, "one")
-
-    def check(self, timeout=40):
-        """Finished exactly once; the callbacks are one text; the machine is clean."""
-        entry = self.tango.wait_dead(self.ident, timeout)
-        trace = messages(entry)
-        assert trace[-1] == FINAL and trace.count(FINAL) == 1, trace
-        assert trace[0].startswith("Added job") and trace.count(trace[0]) == 1
-        assert [j["id"] for j in self.tango.jobs(dead=True)].count(self.ident) == 1
-        assert not self.tango.jobs(dead=False)
-        feedback = self.tango.poll(self.lab, self.output)
-        assert feedback.endswith(b"Autodriver: Job exited with status 0\none\ntwo\n"), feedback
-        calls = self.receiver.wait(self.path)
-        assert {c.content for c in calls} == {feedback}
-        assert counters(self.stack).get("v_success") == 1, counters(self.stack)
-        self.stack.wait_clean()
-        assert self.stack.redis.client.zcard("{milonga}:alive") == 0
-        assert not self.stack.redis.client.exists(f"{{milonga}}:o:{self.ident}")
-        return entry
 
 
 @pytest.mark.parametrize("victim", ["api", "dispatcher", "vmm"])

@@ -8,11 +8,10 @@ import pytest
 
 from harness import image
 from harness.stack import need
-from harness.tango import messages
+from harness.tango import messages, parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-STAMP = r"Autograder \[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\]: "
 NORMAL = "Success: Autodriver returned normally"
 LIMIT = 1024000
 
@@ -38,15 +37,6 @@ def stack(request):
     yield s
     # each job's machine is gone when all is quiet, also before the services end
     s.wait_clean()
-
-
-def parts(feedback):
-    """(message, Autodriver line, output) of a feedback that has Tango's form, as bytes."""
-    match = re.fullmatch((STAMP + r"Received job (\S+):(\d+)\n" + STAMP + r"(.+)\n" + STAMP
-                          + r"Here is the output from the autograder:\n---\n").encode()
-                         + rb"(?:(Autodriver: [^\n]+)\n)?(.*)", feedback, re.S)
-    assert match, feedback[:600]
-    return match[3].decode(), (match[4] or b"").decode(), match[5]
 
 
 def test_hello(stack):

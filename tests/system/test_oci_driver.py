@@ -18,7 +18,7 @@ import tarfile
 
 import pytest
 
-from harness.process import plain_env, wait_for
+from harness.process import own_address, plain_env, wait_for
 from harness.stack import BUILD
 
 PROBE, CLIENT = BUILD / "driver_probe", BUILD / "milonga"
@@ -94,16 +94,6 @@ def test_invariant_7_what_a_job_may_not(host, attempt):
 def test_memory_limit(host):
     done = host.job("python3 -c \"x = bytearray(300 << 20)\"; echo $$?", memory=128, ask_limit=1)
     assert "137" in done.stdout and "probe.limit 1" in done.stderr
-
-
-def own_address():
-    """One of this host's that is not its loopback; no packet is sent for it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        try:
-            s.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this host has no address but its loopback")
-        return s.getsockname()[0]
 
 
 @pytest.mark.skipif(not (shutil.which("slirp4netns") and os.path.exists("/dev/net/tun")), reason="needs slirp4netns")

@@ -1,5 +1,6 @@
 """Is the machine clean? Asked of the operating system and the engine, not of our own services."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -53,6 +54,17 @@ def _processes(stack):
             continue
         if int(pid) not in ours and (f"/{stack.name}/" in group or f"{stack.data}/oci" in args):
             yield f"process {pid} {args}"
+
+
+def machine(stack):
+    """The first process of a machine on this host: our autodriver, as its control group tells; None when there is none."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            group = pathlib.Path(f"/proc/{pid}/cgroup").read_text()
+            args = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            if f"/{stack.name}/" in group and b"--pipe" in args:
+                return int(pid)
+    return None
 
 
 def _files(data):

@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 import botocore.loaders
 import botocore.model
 
-from .hosts import Host
+from .hosts import Host, leftovers
 
 REGION = "eu-test-1"
 NAMESPACE = "http://ec2.amazonaws.com/doc/2016-11-15/"
@@ -43,6 +43,13 @@ class Refusal(Exception):
     def __init__(self, code, message, status=400):
         super().__init__(f"{code}: {message}")
         self.code, self.message, self.status = code, message, status
+
+
+# ---- what a vmm is told ----
+
+def settings(farm, **more):
+    return {"ec2_types": "t3.large,c5.large", "ec2_subnets": "subnet-a,subnet-b", "ec2_key_name": "milonga", "ec2_user": "root",
+            "ssh_key": farm.key, "ssh_config": "/dev/null", "ssh_dead_ms": "8000ms", "deployment": "mts", "ec2_max": 2, **more}
 
 
 # ---- what comes in ----
@@ -220,6 +227,10 @@ class Ec2:
     def alive(self):
         with self.lock:
             return [i for i in self.instances.values() if i.state != "terminated"]
+
+    def leftovers(self, keepers):
+        """On the hosts of instances that run."""
+        return leftovers([i.host for i in self.alive() if i.state == "running"], keepers)
 
     def stranger(self, **tags):
         """One that somebody else has started."""

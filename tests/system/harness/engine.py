@@ -7,11 +7,12 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import pytest
 
 from . import guard, image
-from .process import Process, plain_env, wait_for
+from .process import Process, free_port, plain_env, wait_for
 
 _count = 0
 
@@ -74,6 +75,43 @@ class Engine:
         for ident in self.docker("ps", "-aq").split():
             self.docker("rm", "-f", ident)
 
+    # ---- what vmms have there ----
+
+    def machines(self):
+        return self.docker("ps", "-q", "--no-trunc", "--filter", "label=milonga.machine").split()
+
+    def kill_machines(self):
+        """As its kernel might: the first process of each, and the engine hears of it from there. How many there were."""
+        running = self.docker("ps", "-q", "--no-trunc").split()
+        pids = [int(self.docker("inspect", "-f", "{{.State.Pid}}", ident)) for ident in running]
+        for pid in filter(None, pids):
+            os.kill(pid, signal.SIGKILL)
+        return len(pids)
+
+    def dangling(self):
+        return set(self.docker("images", "-q", "--filter", "dangling=true").split())
+
+    def remember(self):
+        """What is there before any vmm comes."""
+        self.known = self.dangling()
+
+    def leftovers(self):
+        """What no vmm may leave on an engine: all but one volume for each name that a vmm had."""
+        return (self.docker("ps", "-aq", "--filter", "label=milonga.vmm").split() +
+                self.docker("images", "-q", "milonga-autodriver").split() + list(self.dangling() - self.known))
+
+    # ---- its end ----
+
+    def revive(self):
+        """After its process was killed, as a service manager would: again until it holds, since what that one had started
+        may be in its way."""
+        def answers():
+            if not self.process.running():
+                (self.dir / "pid").unlink(missing_ok=True)
+                self.process.start()
+            return self.process.running() and self.answers()
+        wait_for(self.process.name, answers, 60, 0.2)
+
     def stop(self):
         if self.process.running():
             with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
@@ -122,6 +160,20 @@ class Dockerd(Engine):
         return False
 
 
+class DockerdTls(Dockerd):
+    """That listens on a port, too, for those whose certificate is of the Pki's."""
+
+    def __init__(self, directory, pki, home="dockerd-tls"):
+        self.port = free_port()
+        super().__init__(directory, home, [
+            "-H", f"tcp://127.0.0.1:{self.port}", "--tlsverify", "--tlscacert", pki.own.ca, "--tlscert", pki.server[0], "--tlskey",
+            pki.server[1]])
+
+    def line(self, address, ca, cert, key, options):
+        """For docker_host."""
+        return f"tls tcp://{address}:{self.port} ca={ca} cert={cert} key={key} {options}"
+
+
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=4096:4096", "nproc=16384:16384"]
@@ -151,7 +203,7 @@ class Podman(Engine):
         self.podman = ["podman", "--root", self.home / "root", "--runroot", self.home / "run", "--tmpdir",
                        self.home / "tmp", "--storage-driver", "overlay"]
         self.process = Process("podman", [*self.podman, "system", "service", "--time=0", self.url], self.env,
-                               str(directory / "podman.log"))
+                               str(directory / "podman.log"), cwd=directory)  # where its conmon leaves files, too
 
     def clear(self):
         # a container's processes belong to no daemon, so only podman knows them
@@ -164,3 +216,18 @@ class Podman(Engine):
         for group in guard.cgroups("libpod_parent"):
             with contextlib.suppress(OSError):  # only what is empty
                 group.rmdir()
+
+
+@contextlib.contextmanager
+def running(kind, *args, **more):
+    """One of that kind in a directory of its own, with the grading image."""
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="mte."))
+    guard.guard.directory(directory)
+    tar = image.tarball()
+    e = kind(directory, *args, **more).start()
+    try:
+        e.load(tar)
+        yield e
+    finally:
+        e.stop()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -4,12 +4,15 @@ namespaces, behind a bridge. They can be cut off, frozen, killed and booted agai
 Needs root, util-linux, iproute2 and openssh-server.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
+
+import pytest
 
 from .guard import guard
 from .process import plain_env, wait_for
@@ -241,6 +244,11 @@ class Host:
                     pass
 
 
+def leftovers(hosts, keepers):
+    found = (x for h in hosts for x in h.leftovers())
+    return [x for x in found if not (keepers and "/hostdriver-" in x and (" keep /" in x or " hold /" in x))]
+
+
 class Farm:
     """Farm(directory, 3): hosts[0] to hosts[2], up; with keys, a known_hosts and what ssh_host lines need."""
 
@@ -286,8 +294,7 @@ class Farm:
 
     def leftovers(self, keepers):
         """Of all hosts; without the keepers of a vmm that is there."""
-        found = (x for h in self.hosts for x in h.leftovers())
-        return [x for x in found if not (keepers and "/hostdriver-" in x and (" keep /" in x or " hold /" in x))]
+        return leftovers(self.hosts, keepers)
 
     def settings(self, options="", hosts=None):
         return {"ssh_host": self.lines(options, hosts), "ssh_key": self.key, "ssh_known_hosts": self.known_hosts,
@@ -300,3 +307,20 @@ class Farm:
         _ip("route", "del", "unreachable", f"{self.net}.0/24", "metric", "4000000000", check=False)
         for h in self.hosts:
             wait_for(f"groups of {h.name} to go", lambda h=h: h.remove_groups() or not h.tops(), 5)
+
+
+@contextlib.contextmanager
+def farms(work_dir):
+    """A function that boots one more, of so many hosts; all go down at the end."""
+    if not usable():
+        pytest.skip("needs root, unshare, ip, ssh and sshd")
+    up = []
+
+    def make(count, **more):
+        up.append(Farm(work_dir / f"farm{len(up)}", count, **more))
+        return up[-1]
+    try:
+        yield make
+    finally:
+        for farm in up:
+            farm.down()

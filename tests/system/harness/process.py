@@ -1,10 +1,16 @@
 """Processes that a test starts, each with its log, ended by pid and never by name."""
 
+import contextlib
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+
+import pytest
 
 from . import guard
 
@@ -19,6 +25,26 @@ def wait_for(what, condition, timeout=20.0, pause=0.02):
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {timeout:g} s")
         time.sleep(pause)
+
+
+def own_address():
+    """One of this host's that is not its loopback; no packet is sent for it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this host has no address but its loopback")
+        return s.getsockname()[0]
+
+
+@contextlib.contextmanager
+def short_directory():
+    """Short, since unix sockets lie in it; pytest's own tmp_path is too long for them."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="mt."))
+    path.chmod(0o755)
+    guard.guard.directory(path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def free_port():
@@ -45,6 +71,14 @@ class Process:
 
     def running(self):
         return self.child is not None and self.child.poll() is None
+
+    def stopped(self):
+        """Is every thread of it stopped (by SIGSTOP)?"""
+        try:
+            stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(") ")[2][0] == "T"
 
     @property
     def pid(self):

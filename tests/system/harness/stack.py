@@ -166,3 +166,29 @@ class Stack:
             for bad in ("ERROR: AddressSanitizer", "runtime error:", "WARNING: ThreadSanitizer",
                         "Assertion `", "LeakSanitizer", "script_error"):
                 assert bad not in text, p.tail(60)
+
+
+@contextlib.contextmanager
+def installations(work_dir):
+    """A function that starts one more, of these settings; all are stopped, and looked after, at the end."""
+    stacks = []
+
+    def make(**settings):
+        started = settings.pop("start", True)
+        directory = work_dir / str(len(stacks))
+        directory.mkdir()
+        stack = Stack(directory, **settings)
+        stacks.append(stack)
+        return stack.start() if started else stack
+    yield make
+    problems = []
+    for stack in reversed(stacks):
+        try:
+            stack.stop()
+            stack.wait_clean()
+            stack.sane()
+        except AssertionError as e:
+            problems.append(f"{e}")
+            stack.stop_hard()
+        clean.remove_groups(stack)
+    assert not problems, "\n".join(problems)

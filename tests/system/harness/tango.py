@@ -3,12 +3,14 @@
 import http.client
 import itertools
 import json
+import re
 import time
 
 import requests
 
 from .process import wait_for
 
+STAMP = r"Autograder \[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\]: "
 JSON_TYPE = "application/json; charset=UTF-8"
 _numbers = itertools.count(1)
 
@@ -137,3 +139,12 @@ def messages(entry):
         time.strptime(stamp, "%a %b %d %H:%M:%S %Y")
         assert "|" not in message, line
     return [line.partition("|")[2] for line in entry["trace"]]
+
+
+def parts(feedback):
+    """(message, Autodriver line, output) of a feedback that has Tango's form, as bytes."""
+    match = re.fullmatch((STAMP + r"Received job (\S+):(\d+)\n" + STAMP + r"(.+)\n" + STAMP
+                          + r"Here is the output from the autograder:\n---\n").encode()
+                         + rb"(?:(Autodriver: [^\n]+)\n)?(.*)", feedback, re.S)
+    assert match, feedback[:600]
+    return match[3].decode(), (match[4] or b"").decode(), match[5]
