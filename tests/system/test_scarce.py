@@ -18,8 +18,8 @@ import requests
 
 from harness.cutter import Cutter
 from harness.process import wait_for
+from harness.running import Running
 from harness.tango import messages
-from test_faults import Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
