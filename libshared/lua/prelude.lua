@@ -266,6 +266,17 @@ local function room(field, bytes)
   return call('HINCRBY', P .. 'meta', field, string.format('%d', bytes))
 end
 
+-- Milliseconds from the end of one job to that of the next, or nil when none has ended lately. Counted since the oldest live job came, at most five
+-- minutes back: a time in which there was nothing to do says nothing about how long a wait is.
+local function pace(now)
+  local oldest = call('ZRANGE', P .. 'alive', 0, 0, 'WITHSCORES')[2]
+  local busy = math.max(1, math.min(300000, oldest and now - oldest or 300000))
+  for _, window in ipairs({busy, 300000}) do
+    local ended = call('ZCOUNT', P .. 'dead', now - window, '+inf')
+    if ended > 0 then return window / ended end
+  end
+end
+
 -- A job that is dead, or whose record is damaged, and everything of it.
 local function forget(id)
   local j, b = P .. 'j:' .. id, P .. 'b:' .. id

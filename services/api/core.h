@@ -212,7 +212,8 @@ struct core_once {
 };
 
 /* Puts the job into the queue; its image's name is the full one. OK or SAME: a->id; MOVED; FULL:
- * a->slots is how many jobs have finished in the last 5 minutes; TOO_BIG. Copies. */
+ * a->slots is how many ms there are between the ends of two jobs, 0 when it is not known; TOO_BIG.
+ * Copies. */
 void core_accept(struct core *c, const struct job *job, const struct core_once *once,
                  core_done_fn *done, void *arg);
 

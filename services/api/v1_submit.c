@@ -20,7 +20,6 @@
 #define CLASS_MAX       9
 #define IDEMPOTENT_MAX  255
 #define IDEMPOTENT_MS   (24 * 3600 * 1000ll)
-#define RATE_WINDOW_S   300
 #define RETRY_AFTER_MAX 300
 
 static const char known_members[] =
@@ -278,15 +277,16 @@ static void take_body(struct submission *s, const json_t *body, const struct cal
 /* ---- Answers ---- */
 
 /* When there is room again, from how fast jobs have been finishing. */
-static void too_many(struct call *c, const char *why, uint64_t finished)
+static void too_many(struct call *c, const char *why, uint64_t every_ms)
 {
-    uint64_t wait = finished ? RATE_WINDOW_S / finished + 1 : RETRY_AFTER_MAX;
+    uint64_t wait = every_ms ? every_ms / 1000 + 1 : RETRY_AFTER_MAX;
+    char pace[64] = "none has finished lately";
 
+    if (every_ms)
+        snprintf(pace, sizeof(pace), "one finishes every %.1f s", (double)every_ms / 1000);
     problem_later(c, wait < RETRY_AFTER_MAX ? wait : RETRY_AFTER_MAX, "queue-full",
-                  "%s (max_live_jobs %" PRId64 ", max_live_bytes %" PRId64 "); %" PRIu64
-                  " have finished in the last %d s",
-                  why, c->loop->server->cfg->max_live_jobs, c->loop->server->cfg->max_live_bytes,
-                  finished, RATE_WINDOW_S);
+                  "%s (max_live_jobs %" PRId64 ", max_live_bytes %" PRId64 "); %s", why,
+                  c->loop->server->cfg->max_live_jobs, c->loop->server->cfg->max_live_bytes, pace);
 }
 
 static void reply_accepted(struct call *c, int status, uint64_t id)

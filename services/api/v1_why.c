@@ -8,10 +8,10 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define POISON        3 /* as libshared/lua/prelude.lua */
-#define RATE_WINDOW_S 300
+#define POISON 3 /* as libshared/lua/prelude.lua */
 
 /* ---- Why ---- */
 
@@ -25,7 +25,7 @@ enum {
     W_DUE,
     W_LOST,
     W_CANCELLED,
-    W_FINISHED,
+    W_EVERY_MS,
     W_BODY,
     W_VMMS
 };
@@ -187,7 +187,7 @@ static void render_why(const redisReply *t, const char *id, struct buf *b)
     struct reason r;
     struct buf offers = BUF_INIT(SIZE_MAX);
     bool waiting = *core_text(t, W_STATE) == 'q', placed = *core_text(t, W_POSITION);
-    double rate = (double)core_number(t, W_FINISHED) / RATE_WINDOW_S;
+    double every = strtod(core_text(t, W_EVERY_MS), NULL); /* ms */
 
     buf_appends(&offers, "[");
     for (size_t i = W_VMMS; i < t->elements; i++)
@@ -210,11 +210,11 @@ static void render_why(const redisReply *t, const char *id, struct buf *b)
     buf_printf(b, ", \"vmms\": %s]", offers.data);
     v1_int_or_null(b, "due_ms", core_number(t, W_DUE), *core_text(t, W_DUE));
     v1_int_or_null(b, "estimate_ms",
-                   h.room && core_number(t, W_RANK) == 0 ? 0
-                   : rate > 0 ? (int64_t)((double)(core_number(t, W_POSITION) + 1) / rate * 1000)
-                              : 0,
-                   placed && h.taking && (rate > 0 || (h.room && core_number(t, W_RANK) == 0)));
-    buf_printf(b, ", \"rate_per_min\": %.15g}", rate * 60);
+                   h.room && core_number(t, W_RANK) == 0
+                       ? 0
+                       : (int64_t)((double)(core_number(t, W_POSITION) + 1) * every),
+                   placed && h.taking && (every > 0 || (h.room && core_number(t, W_RANK) == 0)));
+    buf_printf(b, ", \"rate_per_min\": %.4g}", every > 0 ? 60000 / every : 0);
     buf_free(&offers);
     buf_free(&place);
 }

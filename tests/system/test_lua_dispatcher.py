@@ -415,3 +415,24 @@ def test_lists_of_jobs_are_bounded_in_bytes(rig, fence):
         rig.redis.set(rig.key(f"b:{j}"), b"x" * (2 << 20))
     reply = rig.eval("api", "jobs", "main", 0, 100)
     assert reply[1] == b"40" and [int(r[0]) for r in reply[2:]] == jobs[:32]
+
+
+def test_the_pace_is_not_that_of_idle_time(rig, fence):
+    """How long a wait is, is told by what ended since there was something to wait for."""
+    def pace():
+        told, what, every = rig.accept(most=0)
+        assert (told, what) == (b"full", b"jobs")
+        return int(every)
+
+    def end(job, age_ms):
+        rig.redis.zadd(rig.key("dead"), {job: now() - age_ms})
+
+    assert pace() == 0  # unknown
+    end(finished(rig, fence), 200000)
+    assert pace() == 300000
+    waiting = rig.accept(age_ms=20000, labels=("nosuch",))
+    assert pace() == 300000  # nothing better is known yet
+    end(finished(rig, fence, output="other"), 1000)
+    assert 20000 <= pace() < 40000
+    why = rig.eval("api", "why", "main", waiting, now())
+    assert 20000 <= float(why[9]) < 40000

@@ -8,13 +8,13 @@ if dup then
   local same = call('GET', dup)
   if same then return {'dup', string.match(same, '^%d+'), string.match(same, ' (.*)$') or ''} end
 end
--- How fast there is room again: those that finished in the last five minutes.
-local function finished()
-  return tostring(call('ZCOUNT', P .. 'dead', ARGV[2] - 300000, '+inf'))
+-- How fast there is room again.
+local function every()
+  return string.format('%.0f', math.ceil(pace(ARGV[2]) or 0))
 end
-if call('ZCARD', P .. 'alive') >= tonumber(ARGV[11]) then return {'full', 'jobs', finished()} end
+if call('ZCARD', P .. 'alive') >= tonumber(ARGV[11]) then return {'full', 'jobs', every()} end
 local bytes = tonumber(call('HGET', P .. 'meta', 'live_bytes') or 0) or 0
-if bytes + #ARGV[12] > tonumber(ARGV[13]) then return {'full', 'bytes', finished()} end
+if bytes + #ARGV[12] > tonumber(ARGV[13]) then return {'full', 'bytes', every()} end
 -- An image that was given another content since it was looked up, and of which the old one is not kept: to be looked up again.
 local name, pinned = string.match(ARGV[7], '^([^\n]*)\n([^\n]*)')
 local now_there = name and call('HGET', P .. 'img', name)

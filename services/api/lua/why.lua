@@ -1,13 +1,13 @@
 #!lua flags=no-writes
 -- ARGV: tenant, id, now. "none", or "ok", s, class, placement text, position among all or "", position in its placement or "", due time or
--- "", k, cx or "", how many finished in the last five minutes, its body when the placement is forgotten (of a finished job), then of each vmm: name, state, drain, slots, running, labels, digests that it
+-- "", k, cx or "", ms from the end of one job to that of the next (0: unknown), its body when the placement is forgotten (of a finished job), then of each vmm: name, state, drain, slots, running, labels, digests that it
 -- has of the image's (commas), newest body version.
 local id = ARGV[2]
 local h = call('HMGET', P .. 'j:' .. id, 'te', 's', 'cl', 'pl', 'k', 'cx')
 if h[1] ~= ARGV[1] then return {'none'} end
 local text = h[4] and call('HGET', P .. 'pln', h[4]) or ''
 local reply = {'ok', h[2] or '', h[3] or '4', text, '', '', '', h[5] or '0', h[6] or '',
-  tostring(call('ZCOUNT', P .. 'dead', ARGV[3] - 300000, '+inf')), text == '' and call('GET', P .. 'b:' .. id) or ''}
+  string.format('%.3f', pace(ARGV[3]) or 0), text == '' and call('GET', P .. 'b:' .. id) or ''}
 if h[2] == 'q' and h[4] then
   local q = P .. 'q:' .. h[4]
   local rank, score = call('ZRANK', q, id), call('ZSCORE', q, id)
