@@ -34,7 +34,7 @@ _milonga() {
         prealloc) _milonga_member=image; words="$(_milonga_ask pools) default --cores --memory" ;;
         callbacks) words=retry ;;
         images)
-            words='push remove'
+            words='push remove --shared --own'
             [ "${COMP_WORDS[COMP_CWORD - 1]}" != remove ] || { _milonga_member=name; words=$(_milonga_ask images); }
             ;;
         image) words='import list remove --name' ;;

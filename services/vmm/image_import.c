@@ -68,7 +68,7 @@ static char *clean_name(const char *dir, size_t dir_len, const char *in)
     return out;
 }
 
-static struct archive *open_archive(int fd, struct error *err)
+struct archive *image_archive_open(int fd, struct error *err)
 {
     struct archive *a = archive_read_new();
 
@@ -89,7 +89,7 @@ static struct archive *open_archive(int fd, struct error *err)
  * more. */
 static int find_kind(int fd, enum archive_kind *ret, struct error *err)
 {
-    struct archive *a = open_archive(fd, err);
+    struct archive *a = image_archive_open(fd, err);
     struct archive_entry *e;
     size_t count = 0;
     int r;
@@ -162,7 +162,7 @@ static int spool_file(struct spool *s, struct archive *a, struct blob *b, uint64
 
 static int spool_fill(struct spool *s, int fd, struct error *err)
 {
-    struct archive *a = open_archive(fd, err);
+    struct archive *a = image_archive_open(fd, err);
     struct archive_entry *e;
     uint64_t room = IMAGE_BYTES_MAX;
     int r = 0, got;

@@ -1,7 +1,8 @@
 #ifndef MILONGA_IMAGE_PRIVATE_H
 #define MILONGA_IMAGE_PRIVATE_H
 
-/* Between image.c (the store), image_import.c (archives) and image_layer.c (unpacking). */
+/* Between image.c (the store), image_import.c (archives) and image_layer.c (unpacking); archives
+ * also for drivers whose engines have a store of their own. */
 
 #include "services/vmm/image.h"
 
@@ -38,6 +39,11 @@ int image_commit(struct image_store *s, struct image_work *w, const struct image
                  struct error *err);
 /* Collects layers that no record names and nothing uses, and what dead imports left. */
 void image_sweep(struct image_store *s);
+
+struct archive;
+/* A tar, compressed or not, read from the begin of fd, which is borrowed. The caller's to
+ * archive_read_free(); NULL: it is none. */
+struct archive *image_archive_open(int fd, struct error *err);
 
 struct layer_budget {
     uint64_t bytes;

@@ -1,9 +1,12 @@
 """The docker driver by itself (driver_probe), against real engines that are this test run's own: Docker's and Podman's."""
 
+import io
+import json
 import os
 import re
 import signal
 import subprocess
+import tarfile
 import time
 
 import pytest
@@ -152,6 +155,63 @@ def test_import_takes_one_image_and_no_other_name(driver, tmp_path):
         assert names["mdd-new:latest"] == names["mdd-new"]
     finally:
         e.docker("rmi", "mdd/a:1", "mdd-new")
+
+
+def forged(archive, path, change):
+    """The archive with its manifest changed: `change` gets it and the entries' writer, and returns what is written as manifest.json."""
+    with tarfile.open(archive) as old, tarfile.open(path, "w") as new:
+        def add(name, data=b"", **how):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            for member, value in how.items():
+                setattr(entry, member, value)
+            new.addfile(entry, io.BytesIO(data))
+        for entry in old:
+            if entry.name == "manifest.json":
+                manifest = change(json.load(old.extractfile(entry)), add)
+                if manifest:
+                    add("manifest.json", json.dumps(manifest).encode())
+            elif entry.name != "repositories":
+                new.addfile(entry, old.extractfile(entry) if entry.isreg() else None)
+    return path
+
+
+def test_invariant_9_an_archive_does_not_say_whose_image_it_becomes(driver, tmp_path):
+    """Engines give the names in an archive to what is loaded, one image after the other, also when a later one is broken."""
+    e = driver.engine
+    before = e.docker("images", "-q", "--no-trunc", image.NAME).strip()
+    one, small, path = tmp_path / "one", tmp_path / "small.tar", tmp_path / "forged"
+    subprocess.run(["tar", "-C", str(BUILD), "-cf", str(small), "milonga"], check=True)
+    e.docker("import", small, "mde/a:1")
+    e.docker("save", "-o", one, "mde/a:1")
+    e.docker("rmi", "mde/a:1")
+
+    def taken(m):
+        m[0]["RepoTags"] = [f"{image.NAME}:latest", "mde/victim:1"]
+        return m
+
+    def broken_second(m, add):
+        return taken(m) + [{**m[0], "Layers": ["nowhere/layer.tar"]}]
+
+    def behind_a_link(m, add):
+        add("other.json", json.dumps(taken(m)).encode())
+        add("manifest.json", type=tarfile.SYMTYPE, linkname="other.json")
+
+    def through_a_folder(m, add):
+        add("d", type=tarfile.SYMTYPE, linkname=".")
+        add("d/manifest.json", json.dumps(taken(m)).encode())
+
+    for change, said in ((broken_second, "2 images"), (behind_a_link, "not where"), (through_a_folder, "not where"),
+                         (lambda m, add: None, "no manifest.json"), (lambda m, add: add("manifest.json", b"{"), "is no JSON")):
+        done = driver.call("import", forged(one, path, change), "mde-new")
+        assert done.returncode != 0 and said in done.err and "class=refused" in done.err, done.err
+    e.docker("tag", image.NAME, "mde/victim:1")
+    try:
+        assert driver.call("import", forged(one, path, lambda m, add: taken(m)), "mde-new").returncode == 0
+        names = dict(line.split() for line in driver.call("images").out.splitlines())
+        assert names[image.NAME] == names["mde/victim:1"] == before and names["mde-new"] != before
+    finally:
+        e.docker("rmi", "mde/victim:1", "mde-new")
 
 
 def test_a_frozen_engine_is_given_up_and_cleaned_after(driver):

@@ -153,6 +153,7 @@ void docker_close(struct backend *b)
     disk_watch_free(b->disk);
     engine_free(b->engine);
     pthread_mutex_destroy(&b->import_lock);
+    pthread_mutex_destroy(&b->before_lock);
     free(b->deployment_label);
     free(b->vmm_label);
     free(b->filter);
@@ -181,6 +182,7 @@ int docker_new(const struct config *cfg, const char *url, struct backend **ret, 
     b->filter = label_filter(b);
     b->disk = disk_watch_new(engine);
     pthread_mutex_init(&b->import_lock, NULL);
+    pthread_mutex_init(&b->before_lock, NULL);
     *ret = b;
     return 0;
 }

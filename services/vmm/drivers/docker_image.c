@@ -4,6 +4,7 @@
 #include "base/image_name.h"
 #include "base/mem.h"
 #include "base/name.h"
+#include "services/vmm/drivers/docker_archive.h"
 
 #include <curl/curl.h>
 #include <errno.h>
@@ -79,6 +80,14 @@ static bool is_own(const char *tag)
     return strncmp(name, DOCKER_PUT_IMAGE ":", strlen(DOCKER_PUT_IMAGE ":")) == 0;
 }
 
+static bool is_coming(struct backend *b, const char *id)
+{
+    pthread_mutex_lock(&b->before_lock);
+    bool coming = b->before && !json_object_get(b->before, id);
+    pthread_mutex_unlock(&b->before_lock);
+    return coming;
+}
+
 int docker_images(struct backend *b, void (*each)(void *arg, const struct image_entry *e),
                   void *arg, struct error *err)
 {
@@ -109,7 +118,7 @@ int docker_images(struct backend *b, void (*each)(void *arg, const struct image_
             if (!image_name_is_reserved(text)) /* of those only the whole name is one */
                 enter_brief(brief, text, id);
         }
-        if (tagged == 0)
+        if (tagged == 0 && !is_coming(b, id))
             enter(full, id, strlen(id), id);
     }
     json_object_foreach(full, name, value)
@@ -140,6 +149,15 @@ struct import {
     const char *id;   /* the one image */
 };
 
+/* From here on images that were not there before have no name until their import has given them
+ * one: by its id, everybody could say one that is somebody's own. NULL: no import any more. */
+static void set_before(struct backend *b, const json_t *before)
+{
+    pthread_mutex_lock(&b->before_lock);
+    b->before = before;
+    pthread_mutex_unlock(&b->before_lock);
+}
+
 static int snapshot(struct import *im, struct error *err)
 {
     json_t *doc = NULL;
@@ -162,6 +180,7 @@ static int snapshot(struct import *im, struct error *err)
         }
     }
     json_decref(doc);
+    set_before(im->b, im->before);
     return 0;
 }
 
@@ -205,10 +224,13 @@ static int read_answer(struct import *im, const struct buf *body, struct error *
 
 static int load(struct import *im, const char *path, struct error *err)
 {
-    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    cleanup_close int fd = -1;
     struct stat st;
 
-    if (fd < 0 || fstat(fd, &st) < 0)
+    int rc = docker_archive_unnamed(path, im->b->cfg->data_dir, &fd, err);
+    if (rc < 0)
+        return rc;
+    if (fstat(fd, &st) < 0)
         return err_set_errno(err, ERR_TEMPORARY, errno, "%s", path);
     struct engine_upload upload = {.fd = fd, .len = st.st_size};
     struct engine_call c = {.method = "POST",
@@ -217,7 +239,7 @@ static int load(struct import *im, const char *path, struct error *err)
                             .deadline = soon(IMPORT_MS),
                             .cancel_fd = -1};
     struct engine_reply r;
-    int rc = engine_call(im->b->engine, &c, &r, err);
+    rc = engine_call(im->b->engine, &c, &r, err);
     if (rc < 0)
         return rc;
     if (r.status == 200) {
@@ -383,6 +405,7 @@ int docker_import(struct backend *b, const char *path, const char *name, struct 
         if (rc < 0)
             im.id = NULL;
         tidy(&im);
+        set_before(b, NULL);
     }
     pthread_mutex_unlock(&b->import_lock);
     json_decref(im.before);

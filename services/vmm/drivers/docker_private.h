@@ -28,6 +28,8 @@ struct backend {
     atomic_bool no_quota;        /* the engine's storage cannot bound a container's disk, so */
     struct disk_watch *disk;     /* we do */
     pthread_mutex_t import_lock; /* imports look at what was there before, so one at a time */
+    pthread_mutex_t before_lock;
+    const json_t *before; /* with before_lock; ids that were there before the import; NULL: none */
 };
 
 /* Says nothing to the engine yet; docker_close() it. */
