@@ -109,7 +109,7 @@ static struct config_ssh_host specs[2] = {
 static struct hosts set;
 static struct host hosts[2];
 
-static int begin(void **state)
+static int begin_with(void **state, bool untold)
 {
     struct error err = ERROR_INIT;
 
@@ -119,7 +119,7 @@ static int begin(void **state)
         atomic_store(&proof[i], 0);
         atomic_store(&proofs[i], 0);
         atomic_store(&connections[i], 0);
-        atomic_store(&silent[i], false);
+        atomic_store(&silent[i], untold && i == 0);
         hosts[i] = (struct host){0};
     }
     if (hosts_init(&set, &cfg, &kind, &err) < 0)
@@ -133,11 +133,22 @@ static int begin(void **state)
     return 0;
 }
 
+static int begin(void **state)
+{
+    return begin_with(state, false);
+}
+
 static int end(void **state)
 {
     (void)state;
     hosts_done(&set);
     return 0;
+}
+
+/* An engine of host 1 that was not spoken to yet. */
+static int begin_untold(void **state)
+{
+    return begin_with(state, true);
 }
 
 static void on_full(void *arg)
@@ -147,11 +158,15 @@ static void on_full(void *arg)
 
 /* The host that made it, NULL with *err. `full`: counts how often room was waited for; NULL: does
  * not wait. */
-static struct host *get(const char *digest, int64_t ms, unsigned *full, struct error *err)
+static struct host *get_with(const char *label, const char *digest, int64_t ms, unsigned *full,
+                             struct error *err)
 {
     char d[96];
-    struct machine_spec spec = {
-        .shape = {.image = d, .digest = d}, .full = full ? on_full : NULL, .full_arg = full};
+    struct machine_spec spec = {.shape = {.image = d, .digest = d},
+                                .labels = &label,
+                                .label_ct = label != NULL,
+                                .full = full ? on_full : NULL,
+                                .full_arg = full};
     struct machine *m = NULL;
 
     snprintf(d, sizeof(d), "%s", digest);
@@ -161,6 +176,11 @@ static struct host *get(const char *digest, int64_t ms, unsigned *full, struct e
     struct host *h = m->priv;
     machine_free(m);
     return h;
+}
+
+static struct host *get(const char *digest, int64_t ms, unsigned *full, struct error *err)
+{
+    return get_with(NULL, digest, ms, full, err);
 }
 
 static void put(struct host *h)
@@ -239,6 +259,42 @@ static void test_refused_only_by_all(void **state)
     assert_int_equal(err.class, ERR_REFUSED);
     how[1] = MAKES;
     assert_ptr_equal(get("sha256:1", 1000, NULL, &err), &hosts[1]);
+}
+
+/* What a host that was never reached has is not known: to refuse a job for it would be final. */
+static void test_nothing_is_refused_for_a_host_that_has_not_told(void **state)
+{
+    struct error err;
+
+    (void)state;
+    assert_true(is_state(&hosts[0], HOST_OUT));
+    assert_null(get_with("near", "sha256:1", 1000, NULL, &err));
+    assert_int_equal(err.class, ERR_TEMPORARY);
+    assert_int_equal(err.code, EAGAIN);
+    assert_non_null(strstr(err.msg, "h1: no list"));
+    assert_null(get("sha256:3", 1000, NULL, &err));
+    assert_int_equal(err.code, EAGAIN);
+    assert_ptr_equal(get("sha256:1", 1000, NULL, &err), &hosts[1]);
+    atomic_store(&silent[0], false);
+    await_state(&hosts[0], HOST_UP);
+    assert_ptr_equal(get_with("near", "sha256:1", 1000, NULL, &err), &hosts[0]);
+    assert_null(get("sha256:3", 1000, NULL, &err));
+    assert_int_equal(err.class, ERR_REFUSED);
+}
+
+/* The worker is known for both, and a job that no host can take here may have a place elsewhere. */
+static void test_labels_and_image_on_different_hosts_refuse_nothing(void **state)
+{
+    struct error err;
+
+    (void)state;
+    assert_null(get_with("near", "sha256:2", 1000, NULL, &err));
+    assert_int_equal(err.class, ERR_TEMPORARY);
+    assert_int_equal(err.code, EAGAIN);
+    assert_null(get_with("far", "sha256:2", 1000, NULL, &err));
+    assert_int_equal(err.class, ERR_REFUSED);
+    assert_null(get_with("near", "sha256:3", 1000, NULL, &err));
+    assert_int_equal(err.class, ERR_REFUSED);
 }
 
 static void test_a_bad_image_dooms_no_host(void **state)
@@ -361,6 +417,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_emptiest_that_has_the_image, begin, end),
         cmocka_unit_test_setup_teardown(test_waiting_for_room_is_not_charged, begin, end),
         cmocka_unit_test_setup_teardown(test_refused_only_by_all, begin, end),
+        cmocka_unit_test_setup_teardown(test_nothing_is_refused_for_a_host_that_has_not_told,
+                                        begin_untold, end),
+        cmocka_unit_test_setup_teardown(test_labels_and_image_on_different_hosts_refuse_nothing,
+                                        begin, end),
         cmocka_unit_test_setup_teardown(test_a_bad_image_dooms_no_host, begin, end),
         cmocka_unit_test_setup_teardown(test_a_bad_host_is_out_and_comes_back, begin, end),
         cmocka_unit_test_setup_teardown(test_a_doubted_host_is_waited_for, begin, end),

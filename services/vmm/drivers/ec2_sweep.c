@@ -138,6 +138,16 @@ static void forgive(struct ec2 *e, const char *token)
     }
 }
 
+/* It was seen: so it is not what has never come to be. */
+static void owe_still(struct ec2 *e, const char *token)
+{
+    pthread_mutex_lock(&e->b->set.lock);
+    for (struct ec2_owed *o = e->owed; o; o = o->next)
+        if (strcmp(o->token, token) == 0)
+            o->since_ms = clock_mono_ms();
+    pthread_mutex_unlock(&e->b->set.lock);
+}
+
 static void end_owed(struct ec2 *e, const struct xml *instance, void *arg)
 {
     const char *id = xml_text(instance, "instanceId"), *token = ec2_tag(instance, EC2_TAG_TOKEN);
@@ -149,6 +159,8 @@ static void end_owed(struct ec2 *e, const struct xml *instance, void *arg)
     int r = ec2_is_over(instance) ? 0 : ec2_terminate(e, id, clock_mono_ms(), &err);
     if (r == 0)
         forgive(e, token);
+    else
+        owe_still(e, token);
     log_event(r < 0 ? LOG_WARN_ : LOG_INFO_, r < 0 ? "ec2.lingers" : "ec2.ended", "instance", id,
               "reason", r < 0 ? err.msg : "nobody here has it any more", NULL);
 }

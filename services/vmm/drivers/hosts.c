@@ -57,14 +57,22 @@ struct search {
     const struct machine_spec *spec;
     bool *failed; /* one a host */
     struct host *best;
-    bool fits;  /* some host has what it takes, whatever its state */
+    bool fits;  /* some host has what it takes, or may have; whatever its state */
     bool hopes; /* and one of these is in use, and did not fail */
+    bool apart; /* there are hosts with the labels, and hosts with the image */
 };
+
+/* What an engine has is learned by connecting to it. */
+static bool has_not_told(const struct host *h)
+{
+    return h->state == HOST_OUT && !h->images_fixed && !h->images_known;
+}
 
 /* With the lock. */
 static void search(struct hosts *set, struct search *s)
 {
     const struct machine_shape *shape = &s->spec->shape;
+    bool labelled = false, somewhere = false;
 
     s->best = NULL;
     s->fits = s->hopes = false;
@@ -74,8 +82,12 @@ static void search(struct hosts *set, struct search *s)
         struct host *h = set->list[i];
         unsigned slots = (unsigned)h->spec->slots;
 
-        if (!host_has_labels(h, s->spec) || !host_has_image(h, shape->digest) ||
-            (set->kind->holds && !set->kind->holds(h, shape)))
+        bool has = host_has_image(h, shape->digest);
+        somewhere = somewhere || has;
+        if (!host_has_labels(h, s->spec) || (set->kind->holds && !set->kind->holds(h, shape)))
+            continue;
+        labelled = true;
+        if (!has && !has_not_told(h))
             continue;
         s->fits = true;
         if (h->state == HOST_OUT || s->failed[i] || (set->kind->closed && set->kind->closed(h)))
@@ -85,6 +97,7 @@ static void search(struct hosts *set, struct search *s)
             (!s->best || h->busy * (unsigned)s->best->spec->slots < s->best->busy * slots))
             s->best = h;
     }
+    s->apart = labelled && somewhere;
 }
 
 /* With the lock. */
@@ -135,6 +148,11 @@ static int no_place(struct hosts *set, const struct search *s, const struct erro
             *err = *last;
         return -last->code;
     }
+    /* An engine may be given the image, and another worker may have both. */
+    if (!s->fits && s->apart)
+        return err_set(err, ERR_TEMPORARY, EAGAIN,
+                       "the hosts of this worker with all the labels do not have the image, which "
+                       "others of its hosts have");
     if (!s->fits)
         return err_set(
             err, ERR_REFUSED, ENOENT,

@@ -63,6 +63,7 @@ struct host {
     unsigned failures; /* of machines, in a row */
     struct host_images images; /* the last known */
     bool images_fixed;         /* not asked for: the kind knows them */
+    bool images_known;         /* it has told them once */
     int64_t images_at;         /* when it was asked for them; 0: it is to be */
 };
 

@@ -55,6 +55,7 @@ int host_ask_images(struct host *h, struct error *err)
     pthread_mutex_lock(&h->set->lock);
     h->images_at = clock_mono_ms();
     if (r == 0) {
+        h->images_known = true;
         struct host_images old = h->images;
         h->images = images;
         images = old;

@@ -244,7 +244,8 @@ static void vacated(const struct host_place *at)
 {
     struct ssh_host *h = ssh_host(at->host);
 
-    h->lanes[at->lane].sessions--;
+    if (h->lanes[at->lane].sessions > 0) /* none when its connection has just ended */
+        h->lanes[at->lane].sessions--;
     touched(h);
     if (h->b->provider && h->at.busy == 0)
         event_signal(h->at.wake_fd); /* it may be time to let it go */
@@ -254,6 +255,8 @@ static void came(struct host *at)
 {
     struct ssh_host *h = ssh_host(at);
 
+    for (unsigned i = 0; i < h->lane_ct; i++)
+        h->lanes[i].sessions = 0;
     if (h->b->provider)
         h->b->provider->came(h);
 }
