@@ -12,21 +12,27 @@ static const char kept[] = "kept.milonga.invalid/";
 
 /* Is the registry (or first folder) the domain, or below it? With a port or in capitals, too: an
  * engine may take that for the same. */
-bool image_name_is_reserved(const char *name)
+static bool is_reserved(const char *name, size_t name_len)
 {
-    size_t len = strcspn(name, "/:@"), tail = sizeof(domain) - 1;
+    size_t len = 0, tail = sizeof(domain) - 1;
 
+    while (len < name_len && !strchr("/:@", name[len]))
+        len++;
     if (len < tail || strncasecmp(name + len - tail, domain, tail) != 0)
         return false;
     return len == tail || name[len - tail - 1] == '.';
+}
+
+bool image_name_is_reserved(const char *name)
+{
+    return is_reserved(name, strlen(name));
 }
 
 const char *image_name_check(const char *s, size_t len)
 {
     const char *wrong = name_check_image(s, len);
 
-    return !wrong && image_name_is_reserved(s) ? "is below milonga.invalid, which is reserved"
-                                               : wrong;
+    return !wrong && is_reserved(s, len) ? "is below milonga.invalid, which is reserved" : wrong;
 }
 
 /* A host name has no '_', and a tenant's id no capital. */

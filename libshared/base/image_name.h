@@ -15,7 +15,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* As name_check_image(), for names that come from outside: the reserved ones are refused. */
+/* As name_check_image(), of `len` bytes without a NUL behind them, for names that come from
+ * outside: the reserved ones are refused. */
 const char *image_name_check(const char *s, size_t len);
 bool image_name_is_reserved(const char *name);
 

@@ -181,12 +181,14 @@ local function kept_image(digest)
   return KEPT .. (string.gsub(digest, ':', '-'))
 end
 
--- The full name of what a tenant means by a name: its own, once there is or was one, else the one that all share.
+-- The full name of what a tenant means by a name: its own, once there is or was one, else the one that all share. What it
+-- sends anew under that name, and whether that can be taken in, changes nothing of it (`built`): its jobs never run in another.
 local function image_of(tenant, name)
   local own = own_image(tenant, name)
   if call('HEXISTS', P .. 'img', own) == 1 then return own end
   local build = call('HGET', P .. 'build', own)
-  return build and string.sub(build, 1, 5) == 'done ' and own or name
+  if not build then return name end
+  return (string.sub(build, 1, 5) == 'done ' or call('SISMEMBER', P .. 'built', own) == 1) and own or name
 end
 
 -- The name by which a tenant has a full name, or nil: it is another's, or one that all share behind its own.

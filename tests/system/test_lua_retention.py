@@ -221,6 +221,61 @@ def test_builds_go_unless_their_image_is_there(rig, fence):
     assert not rig.redis.exists(rig.key("build"), rig.key("builds_at"))
 
 
+# ---- names of images ----
+
+OWN = "main.tenant.milonga.invalid/img"
+
+
+def means(rig, name="img"):
+    return rig.eval("api", "lookup", "main", "lab", "", name)[4].decode()
+
+
+def send(rig, digit, state=None):
+    assert rig.eval("api", "wish_build", OWN, digit * 64, now(), 100)[0] == b"ok"
+    if state:
+        assert rig.eval("vmm", "build_done", OWN, digit * 64, state, "") == [b"ok"]
+
+
+def test_a_name_goes_on_to_mean_the_own_image(rig, fence):
+    Vmm(rig)
+    send(rig, "a", "failed")
+    assert means(rig) == "img", "there never was an own one"
+    send(rig, "b", "done")
+    assert means(rig) == OWN and rig.get("img", OWN) is None, "its vmm is gone"
+    send(rig, "c")
+    assert means(rig) == OWN
+    for digit in "de":
+        send(rig, digit, "failed")
+        assert means(rig) == OWN
+    assert rig.eval("api", "image_drop", "main", "img", "own") == [b"ok"]
+    assert means(rig) == "img"
+    send(rig, "a")
+    assert means(rig) == "img", "the next one of that name is a first one again"
+
+
+def test_what_a_name_meant_is_forgotten_with_its_build(rig, fence):
+    send(rig, "a", "done")
+    send(rig, "b")
+    assert rig.redis.sismember(rig.key("built"), OWN)
+    expire(rig, fence, builds=(0, 0))
+    assert means(rig) == "img" and not rig.redis.exists(rig.key("built"))
+
+
+def test_a_wish_can_be_ended_whatever_its_name_means_by_now(rig, fence):
+    Vmm(rig)
+    assert rig.eval("api", "wish_pool", "main", "img", 5, 0, 0) == [b"ok"]
+    send(rig, "a", "done")
+    assert means(rig) == OWN
+    assert rig.eval("api", "unwish", "main", "img") == [b"ok"]  # the shared one
+    assert rig.eval("api", "unwish", "main", "img") == [b"none"]
+    rig.redis.hset(rig.key("wish"), mapping={OWN: "5 0 0", "img": "1 0 0"})
+    assert rig.eval("api", "image_drop", "main", "img", "own")[0] == b"conflict"
+    rig.redis.delete(rig.key("build"))
+    assert means(rig) == "img"
+    assert rig.eval("api", "unwish", "main", "img") == [b"ok"]  # its own goes first, though it is gone
+    assert rig.redis.hkeys(rig.key("wish")) == [b"img"]
+
+
 # ---- the whole ----
 
 def test_nothing_is_left_of_jobs_that_are_forgotten(rig, fence):

@@ -29,6 +29,9 @@ static void test_reserved(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(free_to_all); i++)
         assert_null(image_name_check(free_to_all[i], strlen(free_to_all[i])));
     assert_string_equal(image_name_check("", 0), "is empty");
+    /* a piece of a header ends where it ends */
+    assert_non_null(image_name_check("milonga.invalid\r\nHost", strlen("milonga.invalid")));
+    assert_null(image_name_check("x.milonga.invalid", strlen("x.milonga")));
 }
 
 static void test_own(void **state)

@@ -23,6 +23,7 @@ for _, id in ipairs(live) do
 end
 if #live == 10000 then return {'conflict', 'too many jobs are live to tell'} end
 call('HDEL', P .. 'build', name)
+call('SREM', P .. 'built', name)
 call('ZREM', P .. 'builds_at', name)
 call('HDEL', P .. 'used', name) -- so that its warm machines go
 local drop, now = call('HGETALL', P .. 'drop'), clock()

@@ -14,6 +14,7 @@ local state, sha
 if now then state, sha = string.match(now, '^(%S+) (%S+)') end
 local same = sha == ARGV[2] and (state == 'wanted' or (state == 'done' and call('HEXISTS', P .. 'img', ARGV[1]) == 1))
 if not same then
+  if whose and (state == 'done' or call('HEXISTS', P .. 'img', ARGV[1]) == 1) then call('SADD', P .. 'built', ARGV[1]) end
   now = 'wanted ' .. ARGV[2] .. ' '
   call('HSET', P .. 'build', ARGV[1], now)
   call('HDEL', P .. 'drop', ARGV[1])

@@ -47,6 +47,7 @@ each(10, 'builds_at', function(name)
     return true
   end
   call('HDEL', P .. 'build', name)
+  call('SREM', P .. 'built', name)
   call('ZREM', P .. 'builds_at', name)
   tell('build', name)
   return true
