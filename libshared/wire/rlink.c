@@ -61,6 +61,7 @@ struct rlink {
     bool stopping;
     bool command_up, subscriber_up;
     char run_id[41];
+    uint64_t connection_ct; /* command connections so far */
 };
 
 static struct rlink_request *request_take(struct rlink *l)
@@ -131,6 +132,7 @@ static void on_conn_up(struct rconn *c, void *arg)
     pthread_mutex_lock(&l->lock);
     if (c == l->command) {
         l->command_up = true;
+        l->connection_ct++;
         snprintf(l->run_id, sizeof(l->run_id), "%s", rconn_run_id(c));
     } else {
         l->subscriber_up = true;
@@ -316,6 +318,16 @@ void rlink_run_id(struct rlink *l, char out[41])
     pthread_mutex_lock(&l->lock);
     memcpy(out, l->run_id, sizeof(l->run_id));
     pthread_mutex_unlock(&l->lock);
+}
+
+uint64_t rlink_connection(struct rlink *l)
+{
+    uint64_t n;
+
+    pthread_mutex_lock(&l->lock);
+    n = l->command_up ? l->connection_ct : 0;
+    pthread_mutex_unlock(&l->lock);
+    return n;
 }
 
 /* ---- Calls

@@ -42,6 +42,10 @@ void rlink_stop(struct rlink *l);
 bool rlink_is_up(struct rlink *l);
 /* Of the server behind the command connection; "" while that is down. */
 void rlink_run_id(struct rlink *l, char out[41]);
+/* The number of the command connection, another for each that is made; 0 while it is down. What was
+ * called between two equal ones that are not 0 was on one connection, as WAIT needs it: on a new
+ * one it waits for nothing. */
+uint64_t rlink_connection(struct rlink *l);
 
 /* Runs a script and waits for its answer. Args are binary-safe; argvlen may be NULL for C strings.
  * On success *ret is the caller's to rlink_reply_free(). A Redis error reply is a failure:

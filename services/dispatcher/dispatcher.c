@@ -18,8 +18,8 @@ struct number number(int64_t v)
     return n;
 }
 
-int dispatcher_ask(struct dispatcher *d, const struct script *s, int argc, const char **argv,
-                   const size_t *argvlen, redisReply **ret, struct error *err)
+int dispatcher_ask_by(struct dispatcher *d, struct rlink *link, const struct script *s, int argc,
+                      const char **argv, const size_t *argvlen, redisReply **ret, struct error *err)
 {
     char fence[LEAD_FENCE_TEXT];
     redisReply *r = NULL;
@@ -29,7 +29,7 @@ int dispatcher_ask(struct dispatcher *d, const struct script *s, int argc, const
     if (!lead_fence(d->lead, fence))
         return err_set(err, ERR_TEMPORARY, EPERM, "not the active dispatcher");
     argv[0] = fence;
-    rc = rlink_eval(d->link, s, argc, argv, argvlen, &r, err);
+    rc = rlink_eval(link, s, argc, argv, argvlen, &r, err);
     argv[0] = NULL;
     if (rc < 0)
         return rc;
@@ -48,6 +48,12 @@ int dispatcher_ask(struct dispatcher *d, const struct script *s, int argc, const
     }
     rlink_reply_free(r);
     return rc;
+}
+
+int dispatcher_ask(struct dispatcher *d, const struct script *s, int argc, const char **argv,
+                   const size_t *argvlen, redisReply **ret, struct error *err)
+{
+    return dispatcher_ask_by(d, d->link, s, argc, argv, argvlen, ret, err);
 }
 
 void dispatcher_lead_changed(struct dispatcher *d)

@@ -44,6 +44,10 @@ struct dispatcher {
  * another word, "moved" and the like. All ERR_TEMPORARY. Else as rlink_eval. */
 int dispatcher_ask(struct dispatcher *d, const struct script *s, int argc, const char **argv,
                    const size_t *argvlen, redisReply **ret, struct error *err);
+/* The same by another link than the dispatcher's. */
+int dispatcher_ask_by(struct dispatcher *d, struct rlink *link, const struct script *s, int argc,
+                      const char **argv, const size_t *argvlen, redisReply **ret,
+                      struct error *err);
 
 /* A number as text, for argv. */
 struct number {

@@ -96,12 +96,13 @@ static int start(struct dispatcher *d, struct error *err)
     d->outbox = outbox_new(d);
     d->retain = retain_new(d);
     rc = rlink_start(&o, &d->link, err);
+    if (rc == 0)
+        rc = outbox_start(d->outbox, err);
     if (rc < 0)
-        return rc;
+        return rc; /* no thread of ours runs yet */
     duty_start(d->duty);
     ids_start(d->ids);
     chores_start(d->chores);
-    outbox_start(d->outbox);
     retain_start(d->retain);
     lead_start(d->lead);
     return 0;

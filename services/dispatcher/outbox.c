@@ -50,6 +50,8 @@ struct report {
 
 struct outbox {
     struct dispatcher *d;
+    /* For looks: our own where they wait for replicas, else the lease would wait with them. */
+    struct rlink *link, *own_link;
     CURLM *multi;
     pthread_t thread;
     atomic_bool quit, news;
@@ -273,24 +275,33 @@ static void begin(struct outbox *o, const redisReply *e)
 }
 
 /* What is told outside must not be forgotten by a failover: do the replicas have what was
- * committed, up to these callbacks? */
-static bool replicated(struct outbox *o)
+ * committed, up to these callbacks, which were taken on `connection`? */
+static bool replicated(struct outbox *o, uint64_t connection)
 {
     const struct config *c = o->d->cfg;
-    struct number least = number(c->redis_replicas), most_ms = number(c->redis_timeout_ms / 2);
+    int64_t most = c->redis_timeout_ms / 2;
+    struct number least = number(c->redis_replicas), most_ms;
     const char *argv[] = {"WAIT", least.text, most_ms.text};
     struct error err = ERROR_INIT;
     cleanup_reply redisReply *r = NULL;
 
     if (c->redis_replicas == 0)
         return true;
-    if (rlink_command(o->d->link, ARRAY_SIZE(argv), argv, NULL, &r, &err) < 0)
+    if (most > c->leader_lease_ms / 4)
+        most = c->leader_lease_ms / 4; /* another could lead meanwhile; and transfers wait for it */
+    most_ms = number(most);
+    if (rlink_command(o->link, ARRAY_SIZE(argv), argv, NULL, &r, &err) < 0)
         return false;
-    return r->type == REDIS_REPLY_INTEGER && r->integer >= c->redis_replicas;
+    return connection != 0 && rlink_connection(o->link) == connection &&
+           r->type == REDIS_REPLY_INTEGER && r->integer >= c->redis_replicas;
 }
 
-static void put_off(struct outbox *o, const redisReply *taken, int64_t due)
+static void put_off(struct outbox *o, const redisReply *taken)
 {
+    /* Reckoned from here: the replicas were waited for. */
+    int64_t wait = o->d->cfg->beat_ms, due = clock_wall_ms() + wait;
+
+    o->look_at = clock_mono_ms() + wait;
     log_event(LOG_WARN_, "callback.put_off", "reason", "too few replicas of Redis answer", NULL);
     for (size_t i = 2; i < taken->elements; i++) {
         struct item item = item_of(reply_list(taken, i));
@@ -312,6 +323,7 @@ static void look(struct outbox *o)
     struct error err = ERROR_INIT;
     cleanup_reply redisReply *r = NULL;
     char fence[LEAD_FENCE_TEXT];
+    uint64_t connection = rlink_connection(o->link);
 
     o->looked = mono;
     o->look_at = mono + IDLE_MS;
@@ -324,16 +336,16 @@ static void look(struct outbox *o)
     const char *again = strcmp(fence, o->fence) != 0 ? "1" : "0";
     const char *argv[] = {NULL, now.text, most.text, hold.text, delay.text, again};
     o->fence[0] = '\0';
-    if (dispatcher_ask(o->d, &script_outbox, ARRAY_SIZE(argv), argv, NULL, &r, &err) < 0) {
+    if (dispatcher_ask_by(o->d, o->link, &script_outbox, ARRAY_SIZE(argv), argv, NULL, &r, &err) <
+        0) {
         if (err.class != ERR_TEMPORARY)
             log_event(LOG_ERROR_, "outbox.failed", "reason", err.msg, NULL);
         o->look_at = mono + c->beat_ms;
         return;
     }
     memcpy(o->fence, fence, sizeof(fence));
-    if (r->elements > 2 && !replicated(o)) {
-        put_off(o, r, wall + c->beat_ms);
-        o->look_at = mono + c->beat_ms;
+    if (r->elements > 2 && !replicated(o, connection)) {
+        put_off(o, r);
         return;
     }
     for (size_t i = 2; i < r->elements; i++)
@@ -438,9 +450,30 @@ static void *run(void *arg)
     return NULL;
 }
 
-void outbox_start(struct outbox *o)
+static void on_link_up(void *arg)
 {
+    outbox_look(arg);
+}
+
+int outbox_start(struct outbox *o, struct error *err)
+{
+    const struct config *c = o->d->cfg;
+    struct rlink_options opt = {
+        .url = c->redis_url,
+        .prefix = c->redis_prefix,
+        .timeout_ms = (unsigned)c->redis_timeout_ms,
+        .on_up = on_link_up,
+        .arg = o,
+    };
+    int rc = 0;
+
+    if (c->redis_replicas > 0)
+        rc = rlink_start(&opt, &o->own_link, err);
+    if (rc < 0)
+        return rc;
+    o->link = o->own_link ? o->own_link : o->d->link;
     o->thread = thread_start(run, o);
+    return 0;
 }
 
 void outbox_stop(struct outbox *o)
@@ -454,6 +487,7 @@ void outbox_free(struct outbox *o)
 {
     if (!o)
         return;
+    rlink_stop(o->own_link);
     while (o->reports)
         report_drop(o);
     curl_multi_cleanup(o->multi);

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from dispatcher_rig import DIGEST, Rig, Vmm, wait_for
+from harness.process import free_port
 
 
 @pytest.fixture
@@ -626,6 +627,47 @@ def test_callback_waits_for_redis_to_say_that_it_was_sent(rig, active, front):
     wait_for(lambda: front.got)
     assert not delivered(rig, job)
     wait_for(lambda: delivered(rig, job), 8)
+
+
+@pytest.fixture
+def replica(rig):
+    """Starts one of the rig's Redis."""
+    started = []
+
+    def start():
+        port = free_port()
+        rig.redis.config_set("port", port)
+        started.append(subprocess.Popen(
+            ["redis-server", "--port", "0", "--unixsocket", rig.dir + "/replica.sock", "--dir", rig.dir, "--save", "",
+             "--dbfilename", "replica.rdb", "--replicaof", "127.0.0.1", str(port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    yield start
+    for p in started:
+        p.kill()
+        p.wait()
+
+
+def test_a_replica_that_is_away_holds_up_callbacks_and_nothing_else(rig, front, replica):
+    a = rig.dispatcher(redis_replicas=1, callback_delay_ms=0)
+    wait_for(rig.led)
+    b = rig.dispatcher(redis_replicas=1, callback_delay_ms=0)
+    fence = rig.fence()
+    v = Vmm(rig)
+    job = rig.accept(callback=front.url)
+    v.take()
+    v.commit(job, sha=put(rig, b"hello\n"), size=6)
+    wait_for(lambda: "callback.put_off" in rig.log(a))
+    stop = beating(v)
+    for n in range(2, 9):  # several waits, in all longer than the lease
+        rig.accept()
+        assert v.commit(v.take()[0]) == b"ok"
+        wait_for(lambda n=n: rig.log(a).count("callback.put_off") >= n)
+    stop.set()
+    assert rig.fence() == fence and "lead.lost" not in rig.log(a) and "lead.taken" not in rig.log(b)
+    assert not front.got and not delivered(rig, job)
+    replica()
+    wait_for(lambda: delivered(rig, job), 20)
+    assert len(front.got) == 1
 
 
 def test_slow_frontend_does_not_hold_up_others(rig, active, front):

@@ -292,6 +292,7 @@ static void kill_and_restart(void **state)
 {
     struct rlink *l = link_start(url, 2000);
     char before[41], after[41];
+    uint64_t connection;
     cleanup_reply redisReply *reply = NULL;
     struct error err = ERROR_INIT;
     int64_t start;
@@ -300,6 +301,8 @@ static void kill_and_restart(void **state)
     wait_up();
     rlink_run_id(l, before);
     assert_int_equal(strlen(before), 40);
+    connection = rlink_connection(l);
+    assert_int_not_equal(connection, 0);
     publish(l, "{t}:wake", "one");
     wait_for(&seen.messages, 1);
     assert_string_equal(seen.channel, "wake");
@@ -318,12 +321,15 @@ static void kill_and_restart(void **state)
     assert_int_equal(rlink_send(l, &script_push, 0, NULL, NULL, NULL, NULL), -EAGAIN);
     rlink_run_id(l, after);
     assert_string_equal(after, "");
+    assert_int_equal(rlink_connection(l), 0);
 
     server_start("--appendonly", "no");
     wait_for(&seen.ups, 2);
     rlink_run_id(l, after);
     assert_int_equal(strlen(after), 40);
     assert_string_not_equal(before, after);
+    assert_int_not_equal(rlink_connection(l), 0);
+    assert_int_not_equal(rlink_connection(l), connection);
     publish(l, "{t}:pools", "two");
     wait_for(&seen.messages, 2);
     assert_string_equal(seen.channel, "pools");
