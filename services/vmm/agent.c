@@ -253,7 +253,9 @@ static void on_beat(void *arg, const redisReply *r)
     }
 }
 
-/* Called with the lock; lets go of it while it sends. */
+/* Called with the lock, and posts under it (which waits for nobody): an attempt that begins after
+ * the list was made tells its first step after the beat. Told before it, it would be taken for one
+ * that was begun and is known no more. */
 static void send_beat(struct agent *a)
 {
     size_t argc = 4 + a->held_ct;
@@ -267,16 +269,11 @@ static void send_beat(struct agent *a)
         argv[i++] = xasprintf("%s %s", x->id, x->token);
     a->beat_sent_ms = clock_mono_ms();
     a->beat_next_ms = a->beat_sent_ms + a->v->cfg->beat_ms;
-    a->beat_sent = true;
-    pthread_mutex_unlock(&a->lock);
-    int rc = rlink_send(a->v->link, &script_renew, (int)argc, (const char *const *)argv, NULL,
-                        on_beat, a);
+    a->beat_sent = rlink_send(a->v->link, &script_renew, (int)argc, (const char *const *)argv, NULL,
+                              on_beat, a) == 0;
     for (i = 0; i < argc; i++)
         free(argv[i]);
     free(argv);
-    pthread_mutex_lock(&a->lock);
-    if (rc < 0)
-        a->beat_sent = false;
 }
 
 static void check_lease(struct agent *a)
