@@ -30,6 +30,7 @@
 
 #define RECONNECT_BASE_MS 50
 #define RECONNECT_CAP_MS  2000
+#define LOOK_MS           250 /* at most so often are the Sentinels asked, whatever is refused */
 
 enum rconn_state { RCONN_WAITING, RCONN_FINDING, RCONN_CONNECTING, RCONN_GREETING, RCONN_UP };
 
@@ -174,6 +175,17 @@ static bool refuses_writes(const char *error)
            strncmp(error, "MASTERDOWN", 10) == 0;
 }
 
+/* Also refused may be every write there is, for as long as a replica is away. */
+static void look_after_refusal(struct rconn *c)
+{
+    int64_t now = clock_mono_ms();
+
+    if (now - c->looked_at <= LOOK_MS)
+        return;
+    c->looked_at = now;
+    rfind_look(c->find);
+}
+
 static void call_reply(redisAsyncContext *ac, void *r, void *arg)
 {
     struct rconn_call *call = arg;
@@ -188,7 +200,7 @@ static void call_reply(redisAsyncContext *ac, void *r, void *arg)
     else if (call_resend(call, reply))
         return;
     else if (can_move(c) && reply->type == REDIS_REPLY_ERROR && refuses_writes(reply->str))
-        rfind_look(c->find);
+        look_after_refusal(c);
     call_end(call, reply);
 }
 
