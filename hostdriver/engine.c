@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 
 #define LABEL    "milonga.host"
 #define ASK_MS   10000
+#define AGAIN_MS 100
 #define OWN_PIDS 16 /* runtime and autodriver, beside the job's */
 #define MOUNT_AT "/.milonga"
 #define ARGS_MAX 64
@@ -119,12 +121,18 @@ bool engine_oom(const struct container *c)
 int engine_remove(const char *engine, const char *name, struct error *err)
 {
     const char *argv[] = {engine, "rm", "--force", "--volumes", name, NULL};
-    struct error why = ERROR_INIT;
+    int64_t deadline = clock_mono_ms() + ASK_MS;
 
-    int r = run_program(argv, clock_mono_ms() + ASK_MS, NULL, &why);
-    if (r < 0 && strcasestr(why.msg, "no such container") == NULL)
-        return err_set(err, why.class, why.code, "%s", why.msg);
-    return 0;
+    for (;;) {
+        struct error why = ERROR_INIT;
+        int r = run_program(argv, deadline, NULL, &why);
+        if (r == 0 || strcasestr(why.msg, "no such container"))
+            return 0;
+        /* Somebody else is at it, and the client has no word that waits for that. */
+        if (!strcasestr(why.msg, "already in progress") || clock_mono_ms() + AGAIN_MS >= deadline)
+            return err_set(err, why.class, why.code, "%s", why.msg);
+        poll(NULL, 0, AGAIN_MS);
+    }
 }
 
 int engine_names(const char *engine, const char *dir, char **ret, struct error *err)

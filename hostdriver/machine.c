@@ -190,6 +190,8 @@ static bool clean_up(struct machine *m, bool *ret_oom)
         if (m->pid > 0 && run_wait(m->pid, clock_mono_ms() + ENDING_MS, &status) == 0)
             m->pid = 0;
         *ret_oom = engine_oom(&m->container);
+        if (*ret_oom)
+            say("oom", "1"); /* at once: to remove it may take longer than the vmm listens */
         clean = engine_remove(m->container.engine, m->name, NULL) == 0;
     }
     if (m->pid > 0) {

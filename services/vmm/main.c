@@ -87,7 +87,7 @@ static int store_open_configured(const struct config *c, struct store **ret, str
 }
 
 /* Machines of an earlier life go before anything is registered. Waits for a backend that is away.
- * False when a signal ended the wait. */
+ * False when a signal ended the wait; it is not taken, for it is early_main's, too. */
 static bool reap_earlier(const struct vmm *v, int signal_fd)
 {
     for (unsigned tries = 0;; tries++) {
@@ -96,7 +96,7 @@ static bool reap_earlier(const struct vmm *v, int signal_fd)
             return true;
         log_event(LOG_WARN_, "vmm.waits_for_backend", "reason", err.msg, NULL);
         int64_t delay = clock_backoff_ms(tries < 16 ? tries : 16, REAP_BASE_MS, REAP_CAP_MS);
-        if (signal_wait(signal_fd, clock_mono_ms() + delay))
+        if (event_wait(signal_fd, clock_mono_ms() + delay))
             return false;
     }
 }

@@ -637,7 +637,7 @@ static enum machine_limit docker_limit_hit(struct machine *m)
     return memory_killed(m) ? MACHINE_LIMIT_MEMORY : MACHINE_LIMIT_NONE;
 }
 
-static void docker_destroy(struct machine *m, int64_t deadline)
+int docker_end(struct machine *m, int64_t deadline, struct error *err)
 {
     struct docker_machine *d = m->priv;
 
@@ -648,9 +648,15 @@ static void docker_destroy(struct machine *m, int64_t deadline)
     if (m->out_fd >= 0)
         close(TAKE_FD(m->out_fd));
     disk_watch_remove(m->backend->disk, d->id);
-    remove_container(m->backend, d->id, deadline, NULL);
+    int r = remove_container(m->backend, d->id, deadline, err);
     free(d);
     machine_free(m);
+    return r;
+}
+
+static void docker_destroy(struct machine *m, int64_t deadline)
+{
+    docker_end(m, deadline, NULL);
 }
 
 const struct driver driver_docker = {

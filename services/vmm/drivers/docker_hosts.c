@@ -88,9 +88,15 @@ static ssize_t read_machine(struct machine *m, void *data, size_t len)
 static void destroy(struct machine *m, int64_t deadline)
 {
     struct hosts_machine *hm = m->priv;
+    struct error err = ERROR_INIT;
 
-    driver_docker.destroy(inner_of(m), deadline);
+    int r = docker_end(inner_of(m), deadline, &err);
     m->in_fd = m->out_fd = -1;
+    if (r < 0) {
+        cleanup_free char *why =
+            xasprintf("machine %s could not be removed: %.300s", m->spec.name, err.msg);
+        host_doom(hm->at.host, hm->at.life, why); /* to connect anew is to sweep */
+    }
     hosts_vacate(&hm->at);
     free(hm);
     machine_free(m);

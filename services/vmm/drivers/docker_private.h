@@ -39,6 +39,8 @@ void docker_close(struct backend *b);
 int docker_check(struct backend *b, struct error *err);
 /* Removes every container of this deployment and vmm. */
 int docker_sweep(struct backend *b, struct error *err);
+/* Of struct driver, `destroy`: fails when the container is not known to be gone. */
+int docker_end(struct machine *m, int64_t deadline, struct error *err);
 /* Removes one by its id; an unknown one is no error. */
 int docker_remove(struct backend *b, const char *id, int64_t deadline, struct error *err);
 

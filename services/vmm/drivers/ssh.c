@@ -58,7 +58,9 @@ static void hear_end(struct ssh_machine *s, int64_t deadline)
     char *word = NULL;
 
     while (!s->ended && next_word(s, deadline, -1, NULL, &word) == 0)
-        if (sscanf(word, "end oom=%d clean=%d", &oom, &clean) == 2) {
+        if (strcmp(word, "oom 1") == 0) {
+            s->oom = true;
+        } else if (sscanf(word, "end oom=%d clean=%d", &oom, &clean) == 2) {
             s->ended = true;
             s->oom = oom != 0;
             s->clean = clean != 0;
@@ -182,7 +184,7 @@ int ssh_machine_make(const struct ssh_start *start, const struct machine_spec *s
 bool ssh_machine_end(struct machine *m, int64_t deadline)
 {
     struct ssh_machine *s = m->priv;
-    int64_t now = clock_mono_ms(), until = now + END_MS;
+    int64_t until = clock_mono_ms() + END_MS;
     struct error err = ERROR_INIT;
 
     if (m->in_fd >= 0)
@@ -194,8 +196,7 @@ bool ssh_machine_end(struct machine *m, int64_t deadline)
     bool gone = s->ended && s->clean;
     if (!gone) {
         cleanup_free char *reap = xasprintf("reap %s", m->spec.name);
-        gone = ssh_host_ask(ssh_host(s->at.host), s->at.life, reap, NULL, NULL, now + REAP_MS,
-                            &err) == 0;
+        gone = ssh_host_ask(ssh_host(s->at.host), s->at.life, reap, NULL, NULL, REAP_MS, &err) == 0;
     }
     buf_free(&s->said.in);
     free(s);
@@ -403,8 +404,7 @@ int ssh_list(struct backend *b, void (*each)(void *arg, const char *name), void 
 
     for (size_t i = 0; i < b->host_ct; i++) {
         struct error why = ERROR_INIT;
-        int r = ssh_host_ask(&b->hosts[i], 0, "list", tell_machine, &a, clock_mono_ms() + REAP_MS,
-                             &why);
+        int r = ssh_host_ask(&b->hosts[i], 0, "list", tell_machine, &a, REAP_MS, &why);
         if (r < 0 && why.class == ERR_REFUSED)
             return err_set(err, ERR_TEMPORARY, why.code, "%s", why.msg);
     }
@@ -418,7 +418,7 @@ int ssh_reap(struct backend *b, const char *name, struct error *err)
 
     for (size_t i = 0; i < b->host_ct; i++) {
         struct error why = ERROR_INIT;
-        int r = ssh_host_ask(&b->hosts[i], 0, order, NULL, NULL, clock_mono_ms() + REAP_MS, &why);
+        int r = ssh_host_ask(&b->hosts[i], 0, order, NULL, NULL, REAP_MS, &why);
         if (r < 0 && why.class == ERR_REFUSED)
             rc = err_set(err, ERR_TEMPORARY, why.code, "%s", why.msg);
     }

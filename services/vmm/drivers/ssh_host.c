@@ -276,19 +276,19 @@ static int talk(struct ssh_host *h, const char *line, void (*each)(void *arg, co
                          line);
 }
 
-int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
-                 void (*each)(void *arg, const char *line), void *arg, int64_t deadline,
-                 struct error *err)
+/* With `talk`, which it gives back. */
+static int converse(struct ssh_host *h, uint64_t life, const char *line,
+                    void (*each)(void *arg, const char *line), void *arg, int64_t ms,
+                    struct error *err)
 {
     struct error why = ERROR_INIT;
 
-    pthread_mutex_lock(&h->talk);
     pthread_mutex_lock(&h->b->set.lock);
     uint64_t now = h->at.life; /* changes only while it is not open */
     pthread_mutex_unlock(&h->b->set.lock);
     bool open = h->open && (life == 0 || life == now);
     int r =
-        open ? talk(h, line, each, arg, deadline, &why)
+        open ? talk(h, line, each, arg, clock_mono_ms() + ms, &why)
              : err_set(&why, ERR_TEMPORARY, ENOTCONN, "host %s is not connected", h->at.spec->name);
     pthread_mutex_unlock(&h->talk);
     if (r < 0 && open && why.class != ERR_REFUSED)
@@ -296,6 +296,22 @@ int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
     if (r < 0 && err)
         *err = why;
     return r;
+}
+
+int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
+                 void (*each)(void *arg, const char *line), void *arg, int64_t ms,
+                 struct error *err)
+{
+    pthread_mutex_lock(&h->talk);
+    return converse(h, life, line, each, arg, ms, err);
+}
+
+/* What is asked already proves as much, or dooms the host; and a keeper that waits for its engine
+ * answers nothing else meanwhile. Whether the host is there at all is found by ssh itself. */
+static bool beat(struct ssh_host *h, int64_t ms)
+{
+    return pthread_mutex_trylock(&h->talk) != 0 ||
+           converse(h, h->at.life, "beat", NULL, NULL, ms, NULL) == 0;
 }
 
 void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret)
@@ -329,7 +345,7 @@ static void each_image(void *arg, const char *line)
 
 int ssh_host_images(struct host *h, struct host_images *ret, struct error *err)
 {
-    return ssh_host_ask(ssh_host(h), 0, "images", each_image, ret, clock_mono_ms() + BOOT_MS, err);
+    return ssh_host_ask(ssh_host(h), 0, "images", each_image, ret, BOOT_MS, err);
 }
 
 static void configured_images(struct ssh_host *h)
@@ -400,7 +416,7 @@ bool ssh_host_serve(struct host *at)
             return true;
         if (clock_mono_ms() < beat_at)
             continue;
-        if (ssh_host_ask(h, h->at.life, "beat", NULL, NULL, clock_mono_ms() + 3 * every, NULL) < 0)
+        if (!beat(h, 3 * every))
             continue; /* doomed by it */
         beat_at = clock_mono_ms() + every;
     }

@@ -121,9 +121,10 @@ bool ssh_host_serve(struct host *h);
 void ssh_host_disconnect(struct host *h, bool kindly, const struct error *why);
 int ssh_host_prove(struct host *h, struct error *err);
 int ssh_host_images(struct host *h, struct host_images *ret, struct error *err);
-/* Asks the keeper; each() gets the lines of the answer but the last. `life` 0: whichever. */
+/* Asks the keeper; each() gets the lines of the answer but the last. `life` 0: whichever. `ms`: for
+ * the answer, from when it is this one's turn to ask. */
 int ssh_host_ask(struct ssh_host *h, uint64_t life, const char *line,
-                 void (*each)(void *arg, const char *line), void *arg, int64_t deadline,
+                 void (*each)(void *arg, const char *line), void *arg, int64_t ms,
                  struct error *err);
 /* With the lock, or by its own thread while it is OUT. */
 void ssh_host_place(struct ssh_host *h, unsigned lane, struct ssh_start *ret);
