@@ -64,7 +64,7 @@ static struct rsentinel_answer ask_sentinel(const struct rurl *u, size_t i, int6
     if (c != NULL && c->err == 0) {
         cleanup_redis_reply redisReply *in = send_login(c, &login);
         cleanup_redis_reply redisReply *r =
-            redisCommand(c, "SENTINEL get-master-addr-by-name %s", u->master);
+            in == NULL ? NULL : redisCommand(c, "SENTINEL get-master-addr-by-name %s", u->master);
 
         if (r != NULL && r->type == REDIS_REPLY_ARRAY && r->elements == 2)
             a = (struct rsentinel_answer){xstrdup(r->element[0]->str), atoi(r->element[1]->str)};
