@@ -46,6 +46,13 @@ char *image_name_own(const char *tenant, const char *name)
     return full;
 }
 
+/* May a name of an image have it in it? */
+static bool name_char(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           (c != '\0' && strchr("0123456789._-/:@", c));
+}
+
 const char *image_name_shown(const char *full, const char *tenant)
 {
     size_t whose = strcspn(full, "."), skip = sizeof(tenants) - 1;
@@ -60,6 +67,27 @@ const char *image_name_shown(const char *full, const char *tenant)
         if (full[i] != (tenant[i] == '_' ? 'U' : tenant[i]))
             return NULL;
     return full + whose + skip;
+}
+
+void image_name_hide(char *text)
+{
+    static const char hidden[] = "[image]";
+    char *to = text;
+
+    for (const char *p = text; *p;) {
+        size_t len = 0, name = 0;
+
+        while (name_char(p[len]))
+            len++;
+        while (name < len && strncasecmp(p + name, domain, sizeof(domain) - 1) != 0)
+            name++;
+        bool hide = len - name >= sizeof(domain) - 1; /* which is longer than what stands for it */
+        size_t ct = hide ? sizeof(hidden) - 1 : len ? len : 1;
+        memmove(to, hide ? hidden : p, ct);
+        to += ct;
+        p += len ? len : 1;
+    }
+    *to = '\0';
 }
 
 char *image_name_kept(const char *digest)

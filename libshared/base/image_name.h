@@ -29,6 +29,10 @@ char *image_name_own(const char *tenant, const char *name);
  * NULL. */
 const char *image_name_shown(const char *full, const char *tenant);
 
+/* In place, for text that all tenants may read, as an error of a backend's: what is below
+ * milonga.invalid becomes "[image]". */
+void image_name_hide(char *text);
+
 /* "sha256:ab..." -> "kept.milonga.invalid/sha256-ab..."; the caller's to free. */
 char *image_name_kept(const char *digest);
 bool image_name_is_kept(const char *name);

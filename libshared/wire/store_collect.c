@@ -112,6 +112,13 @@ static int gone_name(struct store *s, const char *name, const char *path)
 
     if (r == -EPERM || r == -EOPNOTSUPP || r == -ENOSYS || r == -EMLINK)
         r = renameat2(s->tmp_fd, name, s->blobs_fd, path, RENAME_NOREPLACE) < 0 ? -errno : 0;
+    /* Some file systems cannot even do that. What is replaced has the same bytes; it may have been
+     * renewed, so what replaces it is to be no older. */
+    if (r == -EINVAL)
+        r = utimensat(s->tmp_fd, name, NULL, 0) < 0 ||
+                    renameat(s->tmp_fd, name, s->blobs_fd, path) < 0
+                ? -errno
+                : 0;
     return r == -EEXIST ? 0 : r;
 }
 

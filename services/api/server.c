@@ -20,6 +20,7 @@
 #define SPILL_BYTES (4u << 20)
 /* h2o's limit would cover a whole body; ours are in conn.c */
 #define H2O_REQUEST_MS (24 * 3600 * 1000ull)
+#define OPEN_ANYWAY_MS 2000
 
 struct handler {
     h2o_handler_t super;
@@ -101,6 +102,15 @@ static void on_redis_tried(void *arg)
     conns_open(l->conns);
 }
 
+/* It may take long to learn that Redis cannot be reached, or its host's name not be found; then
+ * callers are told so. */
+static void open_anyway(void *arg)
+{
+    struct loop *l = arg;
+
+    conns_open(l->conns);
+}
+
 static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct error *err)
 {
     int fd = fcntl(listen_fd, F_DUPFD_CLOEXEC, 0);
@@ -122,6 +132,7 @@ static int loop_setup(struct server *s, struct loop *l, int listen_fd, struct er
                                           .arg = l});
     l->streams = streams_new(l);
     l->conns = conns_new(l, fd);
+    hloop_timer_start(l->hloop, OPEN_ANYWAY_MS, open_anyway, l);
     return 0;
 }
 

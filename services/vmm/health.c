@@ -2,6 +2,7 @@
 
 #include "agent.h"
 #include "base/clock.h"
+#include "base/image_name.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "fleet.h"
@@ -122,7 +123,9 @@ static void break_down(struct health *h, const char *why)
     h->broken = true;
     h->serial++;
     h->probe_at = backoff(h);
-    snprintf(text, sizeof(text), "backend: %s", why);
+    cleanup_free char *public = xstrdup(why); /* all tenants may read it */
+    image_name_hide(public);
+    snprintf(text, sizeof(text), "backend: %s", public);
     agent_set_broken(h->v->agent, text);
 }
 

@@ -270,10 +270,12 @@ bool watch_knows_images(struct watch *w)
 static void add_host(void *arg, const char *name, const char *why)
 {
     struct buf *b = arg;
+    cleanup_free char *public = xstrdup(why ? why : ""); /* all tenants may read it */
 
+    image_name_hide(public);
     buf_printf(b, "%s\t", name);
-    for (size_t i = 0; why && why[i] && i < HOST_WHY_MAX; i++)
-        buf_printf(b, "%c", (unsigned char)why[i] < ' ' ? ' ' : why[i]);
+    for (size_t i = 0; public[i] && i < HOST_WHY_MAX; i++)
+        buf_printf(b, "%c", (unsigned char)public[i] < ' ' ? ' ' : public[i]);
     buf_appends(b, "\n");
 }
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -18,6 +19,7 @@ from harness.stack import BUILD, need
 
 pytestmark = pytest.mark.fast
 API = BUILD / "milonga-api"
+OPEN_ANYWAY_S = 2  # OPEN_ANYWAY_MS of services/api/server.c
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,7 @@ def test_nobody_is_refused_while_the_api_restarts(activate, listener):
 def test_who_asks_at_once_waits_for_the_first_word_of_redis(activate, redis):
     """A balancer sends callers as soon as the port is open; "not connected yet" would be no answer for them."""
     redis.process.signal(signal.SIGSTOP)
+    began = time.monotonic()
     try:
         api = activate()
         wait_for("the port", lambda: "api.listening" in api.text())
@@ -117,10 +120,23 @@ def test_who_asks_at_once_waits_for_the_first_word_of_redis(activate, redis):
         early = select.select(conns, [], [], 0.5)[0]
     finally:
         redis.process.signal(signal.SIGCONT)
-    assert [s.recv(4096) for s in early] == []
+    said = [s.makefile("rb").read() for s in conns]
     for s in conns:
-        assert b'"statusId": 0' in s.makefile("rb").read()
         s.close()
+    if time.monotonic() - began > OPEN_ANYWAY_S:
+        pytest.skip("too slow a machine: nobody had to wait for Redis so long")
+    assert early == []
+    assert [a for a in said if b'"statusId": 0' not in a] == []
+
+
+def test_nobody_waits_for_long_for_a_redis_that_does_not_answer(activate, redis):
+    redis.process.signal(signal.SIGSTOP)
+    try:
+        api = activate(MILONGA_REDIS_TIMEOUT_MS="300000")
+        wait_for("the port", lambda: "api.listening" in api.text())
+        assert ask(api.port, 60)[0] == 200
+    finally:
+        redis.process.signal(signal.SIGCONT)
 
 
 def test_sockets_that_are_another_process_are_left_alone(activate, listener):

@@ -74,13 +74,31 @@ static void test_kept(void **state)
     assert_false(image_name_is_kept("kept/milonga.invalid"));
 }
 
+static void test_hide(void **state)
+{
+    static const char *const texts[][2] = {
+        {"", ""},
+        {"host 1 is out: \"x/y:1\" failed", "host 1 is out: \"x/y:1\" failed"},
+        {"no such image: csU1.tenant.milonga.invalid/g:1, \"kept.MILONGA.invalid/sha256-ab\"!",
+         "no such image: [image], \"[image]\"!"},
+        {"milonga.invalid", "[image]"},
+        {"milonga.invali", "milonga.invali"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+        cleanup_free char *text = xstrdup(texts[i][0]);
+
+        image_name_hide(text);
+        assert_string_equal(text, texts[i][1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reserved),
-        cmocka_unit_test(test_own),
-        cmocka_unit_test(test_shown),
-        cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_reserved), cmocka_unit_test(test_own),  cmocka_unit_test(test_shown),
+        cmocka_unit_test(test_kept),     cmocka_unit_test(test_hide),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -189,6 +189,20 @@ static void test_three_in_a_row(void **state)
     health_free(h);
 }
 
+/* All tenants read it. */
+static void test_no_name_of_a_tenant_s_image(void **state)
+{
+    static const struct error named = {
+        .class = ERR_TEMPORARY, .code = EIO, .msg = "no csU1.tenant.milonga.invalid/g:1 here"};
+    struct health *h = begin(&fake);
+    (void)state;
+    health_failed(h, "job 1", "img", &named);
+    health_failed(h, "job 2", "img", &named);
+    health_failed(h, "job 3", "img", &named);
+    assert_string_equal(told, "backend: no [image] here");
+    health_free(h);
+}
+
 /* A single job on a quiet worker: its own probes tell. */
 static void test_probes_count(void **state)
 {
@@ -293,10 +307,15 @@ static void test_one_bad_image(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_job_breaks_nothing), cmocka_unit_test(test_three_in_a_row),
-        cmocka_unit_test(test_probes_count),           cmocka_unit_test(test_a_machine_clears),
-        cmocka_unit_test(test_backend_away),           cmocka_unit_test(test_late_probe),
-        cmocka_unit_test(test_one_bad_image),          cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_one_job_breaks_nothing),
+        cmocka_unit_test(test_three_in_a_row),
+        cmocka_unit_test(test_no_name_of_a_tenant_s_image),
+        cmocka_unit_test(test_probes_count),
+        cmocka_unit_test(test_a_machine_clears),
+        cmocka_unit_test(test_backend_away),
+        cmocka_unit_test(test_late_probe),
+        cmocka_unit_test(test_one_bad_image),
+        cmocka_unit_test(test_stopped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,7 +9,10 @@ local BYTES_MAX, bytes, keep = 67108864, 0, {}
 for _, id in ipairs(ids) do
   if call('TYPE', P .. 'b:' .. id).ok == 'string' then bytes = bytes + call('STRLEN', P .. 'b:' .. id) end
   if bytes > BYTES_MAX then break end
-  if dead then table.insert(keep, 1, id) else keep[#keep + 1] = id end
+  keep[#keep + 1] = id
+end
+for i = 1, dead and math.floor(#keep / 2) or 0 do
+  keep[i], keep[#keep + 1 - i] = keep[#keep + 1 - i], keep[i]
 end
 ids = keep
 local reply = {'ok', tostring(call('ZCARD', key))}

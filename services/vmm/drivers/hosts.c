@@ -163,8 +163,8 @@ static int no_place(struct hosts *set, const struct search *s, const struct erro
         buf_appends(&why, set->supply->why(set));
     else
         say_why(set, &why);
-    return err_set(err, ERR_TEMPORARY, EAGAIN, "no host with image %s is up: %s",
-                   s->spec->shape.image, why.len ? why.data : "");
+    return err_set(err, ERR_TEMPORARY, EAGAIN, "no host that has the image is up: %s",
+                   why.len ? why.data : "");
 }
 
 /* ---- waiting for room ---- */
