@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from dispatcher_rig import DIGEST, Rig, Vmm, wait_for
-from harness.process import free_port
+from harness.process import free_port, is_stopped
 
 
 @pytest.fixture
@@ -401,6 +401,7 @@ def test_a_collector_that_was_paused_takes_nothing_by_what_it_knew_then(rig):
     left = lambda: [s for s in sha if os.path.exists(path(s))]
     wait_for(lambda: len(left()) < 3000, 30, 0.02)
     d.send_signal(signal.SIGSTOP)
+    wait_for(lambda: is_stopped(d.pid))
     stays = left()
     assert len(stays) > 500
     rig.eval("api", "lab_open", "main", "lab", int(time.time() * 1000), 10, 10, 0)

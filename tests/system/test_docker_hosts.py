@@ -39,13 +39,15 @@ def pki(work_dir):
 @pytest.fixture(scope="module")
 def tls(pki, docker):
     with engine.running(engine.DockerdTls, pki) as e:  # with an image of its own, whose id no other engine's has
-        e.docker("tag", image.NAME, ONLY)
+        base = e.docker("create", image.NAME, "true").strip()
+        e.docker("commit", "--change", "LABEL only_on=tls", base, ONLY)
+        e.docker("rm", base)
         same = e.dir / "image.tar"
         docker.docker("save", "-o", same, image.NAME, timeout=300)
         e.docker("load", "-i", same, timeout=300)
         same.unlink()
         yield e
-        e.docker("tag", ONLY, image.NAME)  # as the next run expects it
+        e.docker("rmi", "--force", ONLY)
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +245,7 @@ def test_jobs_on_both_at_once(stack, tls, docker):
 
 def test_a_job_goes_where_its_image_is(stack, tls, docker):
     wait_for("the image to be known", lambda: stack.redis.client.hexists("{milonga}:img", ONLY), 30)
-    jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 3\n", image=ONLY) for _ in range(2)]
+    jobs = [stack.tango.submit("autograde:\n\t@echo begun; sleep 10\n", image=ONLY) for _ in range(2)]
     for ident, _, _ in jobs:
         stack.tango.wait_output(ident, "begun")
     assert len(tls.machines()) == 2 and docker.machines() == []

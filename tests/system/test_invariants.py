@@ -217,6 +217,7 @@ def sources():
 TIMED = {
     "libshared/base/cgroup.c": "a group whose last process is going is busy for a moment, and v1 tells nobody when it is not",
     "hostdriver/host.c": "a file lock with a deadline",
+    "hostdriver/engine.c": "somebody else is removing a container, and the engine's client has no word that waits for the end of that",
     "client/rest.c": "a server that is not there", "client/submit.c": "a server that is full",
     "client/doctor_redis.c": "two looks at a beat",
 }

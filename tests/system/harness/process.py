@@ -53,6 +53,15 @@ def free_port():
         return s.getsockname()[1]
 
 
+def is_stopped(pid):
+    """Is every thread of it stopped? SIGSTOP comes to each when it is next on its way out of the kernel."""
+    try:
+        stats = [p.read_text() for p in pathlib.Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return False
+    return bool(stats) and all(s.rpartition(") ")[2][0] == "T" for s in stats)
+
+
 class Process:
     """A program in a session of its own, so that a signal to it reaches nothing of ours."""
 
@@ -73,12 +82,7 @@ class Process:
         return self.child is not None and self.child.poll() is None
 
     def stopped(self):
-        """Is every thread of it stopped (by SIGSTOP)?"""
-        try:
-            stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
-        except OSError:
-            return False
-        return stat.rpartition(") ")[2][0] == "T"
+        return is_stopped(self.pid)
 
     @property
     def pid(self):
